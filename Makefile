@@ -1,0 +1,49 @@
+# make demo: from nothing to recommendations.  make test: every test.  make check: style, types, layout.
+# make sanitize: the kernel tests under the address and undefined-behaviour sanitizers.
+# Each does all of its own set-up in .venv (or build/), and only what has changed is done again.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard kernels/*)
+
+.PHONY: demo test check sanitize clean
+
+demo: .venv/.demo
+	$(BIN)/eckart demo
+
+test: .venv/.test
+	$(BIN)/python -m pytest -n auto
+
+check: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_layout.py
+	$(BIN)/clang-format --dry-run --Werror kernels/*
+
+sanitize: build/sanitize/.done
+	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	build/sanitize/venv/bin/python -m pytest -p no:cacheprovider tests/kernels
+
+clean:
+	rm -rf .venv build
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v[0]}.{v[1]} found, eckart needs 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -e '.[demo]'
+	touch $@
+
+.venv/.test: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@ .venv/.demo
+
+build/sanitize/.done: $(SOURCES) $(wildcard src/eckart/core/*.py)
+	$(PYTHON) -m venv build/sanitize/venv
+	build/sanitize/venv/bin/python -m pip install -q hypothesis pytest pytest-timeout
+	build/sanitize/venv/bin/python -m pip install -q -Ccmake.define.ECKART_SANITIZE=ON \
+	    -Cbuild-dir=build/sanitize/cmake .
+	touch $@

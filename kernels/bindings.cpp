@@ -1,0 +1,213 @@
+// Arrays in, arrays out: every shape, bound and index is checked here, once, before a loop sees it.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "kernels.h"
+
+namespace nb = nanobind;
+using namespace eckart;
+
+namespace {
+
+template <class T, std::size_t n>
+using In = nb::ndarray<const T, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T, nb::c_contig>;
+
+void require(bool holds, const char* format, ...) {
+    if (holds) return;
+    char message[256];
+    va_list values;
+    va_start(values, format);
+    std::vsnprintf(message, sizeof message, format, values);
+    va_end(values);
+    throw nb::value_error(message);
+}
+
+template <class T>
+Out<T> empty(std::size_t rows, std::size_t columns = 0) {
+    const std::size_t size = columns ? rows * columns : rows;
+    T* data = new T[size ? size : 1];
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    if (columns) return Out<T>(data, {rows, columns}, owner);
+    return Out<T>(data, {rows}, owner);
+}
+
+std::size_t checked_threads(int threads) {
+    require(threads >= 1 && threads <= 4096, "threads is %d, expected 1 to 4096", threads);
+    return static_cast<std::size_t>(threads);
+}
+
+void check_sparse(const In<std::int64_t, 1>& indptr, const In<std::int32_t, 1>& indices, std::size_t columns) {
+    require(indptr.size() >= 1, "indptr is empty");
+    const std::int64_t *p = indptr.data(), entries = static_cast<std::int64_t>(indices.size());
+    const std::size_t rows = indptr.size() - 1;
+    require(p[0] == 0 && p[rows] == entries, "indptr runs from %lld to %lld over %lld entries",
+            static_cast<long long>(p[0]), static_cast<long long>(p[rows]), static_cast<long long>(entries));
+    bool ascending = true;
+    for (std::size_t row = 0; row < rows; ++row) ascending &= p[row] <= p[row + 1];
+    require(ascending, "indptr descends");
+    std::uint32_t largest = 0;  // a negative index is a huge one
+    for (std::int64_t t = 0; t < entries; ++t)
+        largest = std::max(largest, static_cast<std::uint32_t>(indices.data()[t]));
+    require(!entries || largest < columns, "column index %d is outside 0..%zu", static_cast<std::int32_t>(largest),
+            columns ? columns - 1 : 0);
+}
+
+Sparse sparse(const In<std::int64_t, 1>& indptr, const In<std::int32_t, 1>& indices, const In<float, 1>& values,
+              std::size_t columns) {
+    check_sparse(indptr, indices, columns);
+    require(values.size() == indices.size(), "%zu values for %zu entries", values.size(), indices.size());
+    return {indptr.data(), indices.data(), values.data(), indptr.size() - 1, columns};
+}
+
+// (X, row_bias, objective, failed row or -1)
+auto py_explicit_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
+                      In<float, 1> column_bias, float mean, In<float, 1> reg, int threads) {
+    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(column_bias.size() == R.columns, "%zu column biases for %zu columns", column_bias.size(), R.columns);
+    require(reg.size() == R.rows, "%zu values of reg for %zu rows", reg.size(), R.rows);
+    auto X = empty<float>(R.rows, k);
+    auto bias = empty<float>(R.rows);
+    auto objective = empty<double>(R.rows);
+    std::int64_t failed;
+    {
+        nb::gil_scoped_release release;
+        failed = explicit_rows(R, Y.data(), k, column_bias.data(), mean, reg.data(), X.data(), bias.data(),
+                               objective.data(), workers);
+    }
+    return nb::make_tuple(X, bias, objective, failed);
+}
+
+// (X, objective, failed row or -1)
+auto py_implicit_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
+                      In<float, 2> gram, float alpha, In<float, 1> reg, int threads) {
+    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(gram.shape(0) == k && gram.shape(1) == k, "gram is %zu x %zu, expected %zu x %zu", gram.shape(0),
+            gram.shape(1), k, k);
+    require(reg.size() == R.rows, "%zu values of reg for %zu rows", reg.size(), R.rows);
+    auto X = empty<float>(R.rows, k);
+    auto objective = empty<double>(R.rows);
+    std::int64_t failed;
+    {
+        nb::gil_scoped_release release;
+        failed = implicit_rows(R, Y.data(), k, gram.data(), alpha, reg.data(), X.data(), objective.data(), workers);
+    }
+    return nb::make_tuple(X, objective, failed);
+}
+
+auto py_gram(In<float, 2> Y, int threads) {
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    auto G = empty<float>(k, k);
+    {
+        nb::gil_scoped_release release;
+        gram(Y.data(), Y.shape(0), k, G.data(), workers);
+    }
+    return G;
+}
+
+auto py_pair_scores(In<float, 2> X, In<float, 2> Y, In<float, 1> row_bias, In<float, 1> column_bias, float mean,
+                    In<std::int64_t, 1> rows, In<std::int64_t, 1> columns, int threads) {
+    const std::size_t workers = checked_threads(threads), pairs = rows.size();
+    require(X.shape(1) == Y.shape(1), "X has %zu columns, Y %zu", X.shape(1), Y.shape(1));
+    require(row_bias.size() == X.shape(0), "%zu row biases for %zu rows", row_bias.size(), X.shape(0));
+    require(column_bias.size() == Y.shape(0), "%zu column biases for %zu columns", column_bias.size(), Y.shape(0));
+    require(columns.size() == pairs, "%zu rows and %zu columns, expected as many of each", pairs, columns.size());
+    for (std::size_t p = 0; p < pairs; ++p) {
+        const std::int64_t i = rows.data()[p], j = columns.data()[p];
+        require(i >= -1 && i < static_cast<std::int64_t>(X.shape(0)), "row %lld is outside -1..%zu",
+                static_cast<long long>(i), X.shape(0));
+        require(j >= -1 && j < static_cast<std::int64_t>(Y.shape(0)), "column %lld is outside -1..%zu",
+                static_cast<long long>(j), Y.shape(0));
+    }
+    auto score = empty<float>(pairs);
+    {
+        nb::gil_scoped_release release;
+        pair_scores(X.data(), Y.data(), X.shape(1), row_bias.data(), column_bias.data(), mean, rows.data(),
+                    columns.data(), pairs, score.data(), workers);
+    }
+    return score;
+}
+
+auto py_pack_items(In<float, 2> Y, int threads) {
+    const std::size_t k = Y.shape(1), width = panel_width(), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    auto packed = empty<float>((Y.shape(0) + width - 1) / width * k, width);
+    {
+        nb::gil_scoped_release release;
+        pack_items(Y.data(), Y.shape(0), k, packed.data(), workers);
+    }
+    return packed;
+}
+
+// (items, scores), each queries x top
+auto py_top_k(In<float, 2> Q, In<float, 2> packed, In<float, 1> bias, In<std::int64_t, 1> exclude_indptr,
+              In<std::int32_t, 1> exclude, int top, int threads) {
+    const std::size_t queries = Q.shape(0), k = Q.shape(1), items = bias.size(), workers = checked_threads(threads);
+    const std::size_t width = panel_width();
+    require(k >= 1, "Q has no columns");
+    require(top >= 1, "top is %d, expected at least 1", top);
+    require(packed.shape(1) == width && packed.shape(0) == (items + width - 1) / width * k,
+            "packed items are %zu x %zu, expected %zu x %zu", packed.shape(0), packed.shape(1),
+            (items + width - 1) / width * k, width);
+    check_sparse(exclude_indptr, exclude, items);
+    require(exclude_indptr.size() == queries + 1, "exclusions for %zu queries, expected %zu", exclude_indptr.size() - 1,
+            queries);
+    auto best = empty<std::int32_t>(queries, top);
+    auto score = empty<float>(queries, top);
+    {
+        nb::gil_scoped_release release;
+        top_k(Q.data(), queries, k, packed.data(), items, bias.data(), exclude_indptr.data(), exclude.data(),
+              static_cast<std::size_t>(top), best.data(), score.data(), workers);
+    }
+    return nb::make_tuple(best, score);
+}
+
+#if defined(__x86_64__)
+// Instruction sets of eckart's builds that this processor runs, best last.
+std::vector<const char*> supported() {
+    __builtin_cpu_init();
+    std::vector<const char*> names{"x86_64"};
+    if (__builtin_cpu_supports("x86-64-v3")) names.push_back("avx2");
+    if (__builtin_cpu_supports("x86-64-v4")) names.push_back("avx512");
+    return names;
+}
+#else
+std::vector<const char*> supported() { return {ECKART_ISA}; }
+#endif
+
+}  // namespace
+
+NB_MODULE(ECKART_MODULE, module) {
+    using namespace nb::literals;
+    module.attr("isa") = ECKART_ISA;
+    module.attr("panel_width") = panel_width();
+    module.def("supported", [] {
+        nb::list names;
+        for (const char* name : supported()) names.append(name);
+        return names;
+    });
+    module.def("explicit_rows", &py_explicit_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "column_bias"_a,
+               "mean"_a, "reg"_a, "threads"_a = 1);
+    module.def("implicit_rows", &py_implicit_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "gram"_a, "alpha"_a,
+               "reg"_a, "threads"_a = 1);
+    module.def("gram", &py_gram, "Y"_a, "threads"_a = 1);
+    module.def("pair_scores", &py_pair_scores, "X"_a, "Y"_a, "row_bias"_a, "column_bias"_a, "mean"_a, "rows"_a,
+               "columns"_a, "threads"_a = 1);
+    module.def("pack_items", &py_pack_items, "Y"_a, "threads"_a = 1);
+    module.def("top_k", &py_top_k, "Q"_a, "packed"_a, "bias"_a, "exclude_indptr"_a, "exclude"_a, "top"_a,
+               "threads"_a = 1);
+}

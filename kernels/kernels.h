@@ -1,0 +1,43 @@
+// The loops, on raw arrays. Shapes and bounds are the caller's business: bindings.cpp checks them once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace eckart {
+
+// Observed entries of a rows x columns matrix, by row.
+struct Sparse {
+    const std::int64_t* indptr;  // rows + 1
+    const std::int32_t* indices;
+    const float* values;
+    std::size_t rows;
+    std::size_t columns;
+};
+
+// Half-sweeps of ALS; see row_solve.cpp for the equations. `objective[row]` receives the least value reached.
+// Return the first row whose system is not positive definite in float32, or -1.
+std::int64_t explicit_rows(const Sparse& R, const float* Y, std::size_t k, const float* column_bias, float mean,
+                           const float* reg, float* X, float* row_bias, double* objective, std::size_t threads);
+std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, const float* gram, float alpha,
+                           const float* reg, float* X, double* objective, std::size_t threads);
+
+// G = Y^T Y (k x k, full), rows of Y summed in fixed blocks.
+void gram(const float* Y, std::size_t rows, std::size_t k, float* G, std::size_t threads);
+
+// score[p] = mean + row_bias[i] + column_bias[j] + X[i] . Y[j] for pairs (i, j); -1 stands for "no such row".
+void pair_scores(const float* X, const float* Y, std::size_t k, const float* row_bias, const float* column_bias,
+                 float mean, const std::int64_t* i, const std::int64_t* j, std::size_t pairs, float* score,
+                 std::size_t threads);
+
+// Items in the layout top_k reads: panels of panel_width() items, factor by factor.
+std::size_t panel_width();
+void pack_items(const float* Y, std::size_t items, std::size_t k, float* packed, std::size_t threads);
+
+// The best `top` items of each query by Q[q] . Y[j] + bias[j], less the excluded ones; ties go to the lower j.
+// Slots left over hold item -1, score -inf.
+void top_k(const float* Q, std::size_t queries, std::size_t k, const float* packed, std::size_t items,
+           const float* bias, const std::int64_t* exclude_indptr, const std::int32_t* exclude, std::size_t top,
+           std::int32_t* best, float* score, std::size_t threads);
+
+}  // namespace eckart

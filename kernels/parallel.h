@@ -1,0 +1,58 @@
+// Independent tasks over threads: each worker takes the next task when it is free.
+//
+// A task writes only what is its own, so the result does not depend on the number of threads or on who took
+// what. The caller has released the GIL; nothing here touches Python.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+namespace eckart {
+
+// Calls body(task, worker) for each task in [0, tasks); worker < threads names the scratch it may use.
+// body must not throw.
+template <class Body>
+void parallel_for(std::size_t threads, std::size_t tasks, const Body& body) {
+    threads = std::max<std::size_t>(1, std::min(threads, tasks));
+    std::atomic<std::size_t> next{0};
+    const auto work = [&](std::size_t worker) {
+        for (std::size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(task, worker);
+    };
+    std::vector<std::thread> others;
+    others.reserve(threads - 1);
+    for (std::size_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
+    work(0);
+    for (auto& thread : others) thread.join();
+}
+
+// Rows of a CSR matrix as tasks of about equal cost, the longest rows first so that none is left to the end.
+struct RowTasks {
+    std::vector<std::int64_t> order;  // rows, longest first
+    std::vector<std::size_t> start;   // task t is order[start[t]] .. order[start[t + 1]]
+
+    // A row of n entries costs n + fixed (in units of one entry): `fixed` stands for its factorization.
+    RowTasks(const std::int64_t* indptr, std::size_t rows, std::size_t threads, double fixed) : order(rows) {
+        const auto length = [&](std::int64_t row) { return indptr[row + 1] - indptr[row]; };
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+        const double share =
+            (static_cast<double>(rows ? indptr[rows] - indptr[0] : 0) + fixed * rows) / (64. * threads);
+        double cost = 0;
+        start.push_back(0);
+        for (std::size_t i = 0; i < rows; ++i) {
+            cost += static_cast<double>(length(order[i])) + fixed;
+            if (cost >= share || i + 1 == rows) {
+                start.push_back(i + 1);
+                cost = 0;
+            }
+        }
+    }
+    std::size_t count() const { return start.size() - 1; }
+};
+
+}  // namespace eckart

@@ -1,0 +1,68 @@
+// The one vector type, as wide as the instruction set this file is compiled for.
+//
+// GCC's and Clang's vector extensions give load, store, +, -, * on every target, and a * b + c becomes one
+// fused multiply-add under -ffp-contract=fast. So no kernel holds an intrinsic; the two operations that the
+// extension cannot express well, the sum of the lanes and the mask of a comparison, stand here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__AVX512F__) || defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+namespace eckart {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t W = 16;  // floats in a vector
+inline constexpr std::size_t MR = 8;  // rows of a register tile: MR x 2 vectors of sums, 16 of 32 registers
+#elif defined(__AVX__)
+inline constexpr std::size_t W = 8;
+inline constexpr std::size_t MR = 4;  // 8 sums, 2 loads and a broadcast fit 16 registers
+#else
+inline constexpr std::size_t W = 4;
+inline constexpr std::size_t MR = 4;
+#endif
+static_assert(W % MR == 0, "padding to W also pads to MR");
+
+using vec = float __attribute__((vector_size(W * sizeof(float))));
+using vec_unaligned = float __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float)), may_alias));
+
+inline vec load(const float* p) { return *reinterpret_cast<const vec_unaligned*>(p); }
+inline void store(float* p, vec x) { *reinterpret_cast<vec_unaligned*>(p) = x; }
+inline vec broadcast(float x) { return x - vec{}; }  // x - 0 in every lane; + 0 would lose the sign of -0
+
+// Lanes added pairwise, in a fixed order: a sum depends on the instruction set but never on the threads.
+inline float sum(vec x) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+    const __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+#else
+    const __m256 y = x;
+#endif
+    __m128 z = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    z = _mm_add_ps(z, _mm_movehl_ps(z, z));
+    return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
+#else
+    return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
+
+// Bit i is set where a[i] > b[i]; a NaN is greater than nothing.
+inline std::uint32_t greater(vec a, vec b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
+#elif defined(__AVX__)
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+#else
+    std::uint32_t mask = 0;
+    for (std::size_t i = 0; i < W; ++i) mask |= static_cast<std::uint32_t>(a[i] > b[i]) << i;
+    return mask;
+#endif
+}
+
+// n rounded up to a multiple of the vector width.
+inline constexpr std::size_t padded(std::size_t n) { return (n + W - 1) / W * W; }
+
+}  // namespace eckart

@@ -1,0 +1,64 @@
+"""eckart: low-rank learning. A rating matrix is ``left @ right.T``.
+
+The public surface on one screen. Nothing is imported before it is used, so that ``import eckart`` and
+``eckart --help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eckart.core.kernels import kernel_info
+    from eckart.data.interactions import Interactions
+    from eckart.data.read import read
+    from eckart.data.split import split
+    from eckart.data.synthetic import synthetic
+    from eckart.data.vocabulary import Vocabulary
+    from eckart.recommend.als import ALS
+    from eckart.recommend.evaluate import evaluate
+    from eckart.recommend.implicit import ImplicitALS
+    from eckart.recommend.recommender import Recommender, load
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ALS": "recommend.als",
+    "ImplicitALS": "recommend.implicit",
+    "Interactions": "data.interactions",
+    "Recommender": "recommend.recommender",
+    "Vocabulary": "data.vocabulary",
+    "evaluate": "recommend.evaluate",
+    "kernel_info": "core.kernels",
+    "load": "recommend.recommender",
+    "read": "data.read",
+    "split": "data.split",
+    "synthetic": "data.synthetic",
+}
+
+__all__ = [
+    "ALS",
+    "ImplicitALS",
+    "Interactions",
+    "Recommender",
+    "Vocabulary",
+    "evaluate",
+    "kernel_info",
+    "load",
+    "read",
+    "split",
+    "synthetic",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'eckart' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"eckart.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""What both wings share: the kernels of this machine and the model directory."""

@@ -1,0 +1,186 @@
+"""Every kernel equals its readable twin, for every instruction set that was built and runs here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import kernels as twin
+
+from eckart.core.kernels import available, load_kernels
+
+EVERY_ISA = pytest.mark.parametrize("isa", available())
+# Ranks around every block edge: vectors of 4, 8 and 16 floats, tiles of twice that, four vectors at a time.
+RANKS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 127, 128, 129])
+
+
+@st.composite
+def problems(draw):
+    """A small sparse matrix with empty, single-entry, long and duplicate rows, and factors of its columns."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    k, columns = draw(RANKS), draw(st.sampled_from([1, 2, 15, 16, 17, 200]))
+    # A panel holds 16 KB / (4 k) rows: lengths on both sides of it; a column may repeat within a row.
+    lengths = draw(st.lists(st.sampled_from([0, 0, 1, 2, 3, 15, 16, 17, 31, 32, 63, 64, 65, 130, 300]), max_size=12))
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    indices = rng.integers(0, columns, indptr[-1]).astype(np.int32)
+    Y = (rng.standard_normal((columns, k)) / np.sqrt(k)).astype(np.float32)
+    return rng, indptr, indices, Y
+
+
+def penalties(rng, indptr):
+    """A penalty per row that grows with its length, so that every system's condition is at most about 100."""
+    return (rng.uniform(0.05, 0.5, len(indptr) - 1) * np.maximum(np.diff(indptr), 1)).astype(np.float32)
+
+
+def close(got, want, tolerance=2e-4):
+    """Within `tolerance` of the largest value: the conditioning that the problems below allow in float32."""
+    scale = max(1.0, float(np.abs(want).max(initial=0)))
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale)
+
+
+@EVERY_ISA
+@settings(max_examples=150, deadline=None)
+@given(problem=problems(), threads=st.integers(1, 4))
+def test_explicit_rows_equal_their_twin(isa, problem, threads):
+    rng, indptr, indices, Y = problem
+    values = rng.uniform(-5, 5, len(indices)).astype(np.float32)
+    bias = rng.standard_normal(len(Y)).astype(np.float32)
+    reg = penalties(rng, indptr)
+    *got, failed = load_kernels(isa).explicit_rows(indptr, indices, values, Y, bias, 0.5, reg, threads)
+    assert failed == -1
+    for mine, theirs in zip(got, twin.explicit_rows(indptr, indices, values, Y, bias, 0.5, reg), strict=True):
+        close(mine, theirs)
+
+
+@EVERY_ISA
+@settings(max_examples=150, deadline=None)
+@given(problem=problems(), threads=st.integers(1, 4))
+def test_implicit_rows_equal_their_twin(isa, problem, threads):
+    rng, indptr, indices, Y = problem
+    values = rng.integers(0, 4, len(indices)).astype(np.float32)
+    reg = penalties(rng, indptr)
+    gram = (0.3 * twin.gram(Y)).astype(np.float32)
+    *got, failed = load_kernels(isa).implicit_rows(indptr, indices, values, Y, gram, 1.5, reg, threads)
+    assert failed == -1
+    for mine, theirs in zip(got, twin.implicit_rows(indptr, indices, values, Y, gram, 1.5, reg), strict=True):
+        close(mine, theirs)
+
+
+@EVERY_ISA
+@pytest.mark.parametrize("rows", [0, 1, 17, 1024, 1025, 70_000])
+def test_gram_equals_its_twin(isa, rows):
+    Y = np.random.default_rng(rows).standard_normal((rows, 19)).astype(np.float32)
+    close(load_kernels(isa).gram(Y, 2), twin.gram(Y), 1e-5)
+
+
+@EVERY_ISA
+@settings(max_examples=60, deadline=None)
+@given(k=RANKS, pairs=st.sampled_from([0, 1, 5, 4096, 4097]), seed=st.integers(0, 2**32 - 1))
+def test_pair_scores_equal_their_twin(isa, k, pairs, seed):
+    rng = np.random.default_rng(seed)
+    X, Y = rng.standard_normal((5, k)).astype(np.float32), rng.standard_normal((7, k)).astype(np.float32)
+    b, c = rng.standard_normal(5).astype(np.float32), rng.standard_normal(7).astype(np.float32)
+    i, j = rng.integers(-1, 5, pairs), rng.integers(-1, 7, pairs)
+    close(load_kernels(isa).pair_scores(X, Y, b, c, 3.5, i, j, 2), twin.pair_scores(X, Y, b, c, 3.5, i, j), 1e-5)
+
+
+@EVERY_ISA
+@settings(max_examples=150, deadline=None)
+@given(
+    k=RANKS,
+    items=st.sampled_from([1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 64, 65, 300]),
+    queries=st.sampled_from([0, 1, 3, 4, 5, 8, 9, 64, 65, 130]),
+    top=st.integers(1, 40),
+    levels=st.sampled_from([1, 2, 100]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_top_k_equals_its_twin(isa, k, items, queries, top, levels, seed):
+    rng = np.random.default_rng(seed)
+    # Small integers are exact in float32 in any order of summation, so ties are true ties, and many at few levels.
+    Q = rng.integers(-1, 2, (queries, k)).astype(np.float32)
+    Y = (rng.integers(-levels, levels + 1, (items, k))).astype(np.float32)
+    bias = rng.integers(0, 2, items).astype(np.float32)
+    excluded = [np.sort(rng.choice(items, rng.integers(0, items + 1), replace=False)) for _ in range(queries)]
+    indptr = np.concatenate([[0], np.cumsum([len(e) for e in excluded])]).astype(np.int64)
+    indices = np.concatenate([np.empty(0), *excluded]).astype(np.int32)
+    kernels = load_kernels(isa)
+    best, score = kernels.top_k(Q, kernels.pack_items(Y), bias, indptr, indices, top, 2)
+    scores = Q.astype(np.float64) @ Y.T + bias
+    want = twin.top_k(scores, [set(e.tolist()) for e in excluded], top)
+    np.testing.assert_array_equal(best, want)
+    for q in range(queries):
+        np.testing.assert_array_equal(score[q][want[q] >= 0], scores[q][want[q][want[q] >= 0]])
+        assert np.all(score[q][want[q] < 0] == -np.inf)
+
+
+@EVERY_ISA
+@settings(max_examples=20, deadline=None)
+@given(problem=problems())
+def test_the_bits_do_not_depend_on_the_threads(isa, problem):
+    rng, indptr, indices, Y = problem
+    kernels = load_kernels(isa)
+    values = rng.uniform(1, 5, len(indices)).astype(np.float32)
+    reg = np.ones(len(indptr) - 1, np.float32)
+    Z = rng.standard_normal((5000, Y.shape[1])).astype(np.float32)
+    for threads in (2, 4):
+        for call in (
+            lambda t: kernels.explicit_rows(indptr, indices, values, Y, np.zeros(len(Y), np.float32), 3, reg, t)[:3],
+            lambda t: kernels.implicit_rows(indptr, indices, values, Y, kernels.gram(Y, t), 1, reg, t)[:2],
+            lambda t: (kernels.gram(Z, t),),
+        ):
+            for one, many in zip(call(1), call(threads), strict=True):
+                assert one.tobytes() == many.tobytes()
+
+
+@EVERY_ISA
+def test_a_system_without_a_solution_is_reported_and_never_returned(isa):
+    kernels = load_kernels(isa)
+    indptr, indices = np.array([0, 1, 2, 3]), np.zeros(3, np.int32)
+    values, bias, reg = np.ones(3, np.float32), np.zeros(1, np.float32), np.ones(3, np.float32)
+    for bad in (np.nan, np.inf, 1e30):
+        Y = np.full((1, 20), bad, np.float32)
+        assert kernels.explicit_rows(indptr, indices, values, Y, bias, 0, reg, 1)[3] == 0
+        assert kernels.implicit_rows(indptr, indices, values, Y, np.eye(20, dtype=np.float32), 1, reg, 1)[2] == 0
+    reg[1] = -5
+    assert kernels.explicit_rows(indptr, indices, values, np.ones((1, 20), np.float32), bias, 0, reg, 2)[3] == 1
+
+
+@EVERY_ISA
+def test_nan_scores_are_never_recommended(isa):
+    kernels = load_kernels(isa)
+    Y = np.array([[1.0], [np.nan], [2.0]], np.float32)
+    none = np.zeros(2, np.int64), np.zeros(0, np.int32)
+    best, _ = kernels.top_k(np.ones((1, 1), np.float32), kernels.pack_items(Y), np.zeros(3, np.float32), *none, 3)
+    assert best.tolist() == [[2, 0, -1]]
+
+
+@EVERY_ISA
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"indices": np.array([0, 3], np.int32)}, "column index 3"),
+        ({"indices": np.array([0, -1], np.int32)}, "column index -1"),
+        ({"indptr": np.array([0, 2, 1, 2])}, "descends"),
+        ({"indptr": np.array([1, 1, 1, 2])}, "runs from 1"),
+        ({"indptr": np.array([0, 1, 1, 9])}, "to 9"),
+        ({"values": np.ones(3, np.float32)}, "3 values for 2 entries"),
+        ({"column_bias": np.ones(2, np.float32)}, "2 column biases"),
+        ({"reg": np.ones(2, np.float32)}, "2 values of reg"),
+        ({"threads": 0}, "threads is 0"),
+        ({"Y": np.ones((3, 0), np.float32)}, "no columns"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(isa, change, message):
+    arguments = {
+        "indptr": np.array([0, 1, 1, 2]),
+        "indices": np.array([0, 2], np.int32),
+        "values": np.ones(2, np.float32),
+        "Y": np.ones((3, 4), np.float32),
+        "column_bias": np.zeros(3, np.float32),
+        "mean": 0.0,
+        "reg": np.ones(3, np.float32),
+    }
+    load_kernels(isa).explicit_rows(**arguments)
+    with pytest.raises(ValueError, match=message):
+        load_kernels(isa).explicit_rows(**{**arguments, **change})

@@ -1,0 +1,32 @@
+"""The objectives of the solvers, straight from their definitions, in float64 over dense arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def als(data, solver, W, H, user_bias, item_bias, mean):
+    R = data.matrix
+    W, H = W.astype(np.float64), H.astype(np.float64)
+    rows, columns = data.user_rows(), R.indices
+    scores = mean + user_bias[rows] + item_bias[columns] + np.sum(W[rows] * H[columns], axis=1)
+    n_u, n_i = np.diff(R.indptr), np.bincount(columns, minlength=R.shape[1])
+    return (
+        np.sum((R.data - scores) ** 2)
+        + solver.reg * np.sum(n_u.astype(float) ** solver.exponent * (np.sum(W**2, axis=1) + user_bias**2.0))
+        + solver.reg * np.sum(n_i.astype(float) ** solver.exponent * (np.sum(H**2, axis=1) + item_bias**2.0))
+    )
+
+
+def implicit_als(data, solver, W, H, *_):
+    R, (n, m), a0 = data.matrix, data.matrix.shape, solver.unobserved_weight
+    W, H = W.astype(np.float64), H.astype(np.float64)
+    scores = W @ H.T
+    observed = scores[data.user_rows(), R.indices]
+    n_u, n_i = np.diff(R.indptr), np.bincount(R.indices, minlength=m)
+    return (
+        np.sum(solver.alpha * R.data * (1 - observed) ** 2)
+        + a0 * np.sum(scores**2)
+        + solver.reg * np.sum((n_u + a0 * m) ** solver.exponent * np.sum(W**2, axis=1))
+        + solver.reg * np.sum((n_i + a0 * n) ** solver.exponent * np.sum(H**2, axis=1))
+    )
