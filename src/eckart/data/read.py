@@ -1,0 +1,358 @@
+"""Read ratings from a file or a table: ids become row numbers here, once.
+
+Whatever the source, it becomes a stream of small Arrow batches that hold the user, item, rating and time
+columns only; each is checked and encoded (data/encode.py) as it comes by, so that no more than a batch of
+the source's own representation is ever held.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from eckart.data import encode, text
+from eckart.data.columns import find_columns, looks_like_header, positional_columns, quoted
+from eckart.data.duplicates import POLICIES, merge_duplicates
+from eckart.data.interactions import Interactions
+
+__all__ = ["read"]
+
+_ROWS = 1 << 18  # of a table or Parquet file at a time
+
+
+def read(
+    source: Any,
+    *,
+    user: str | int | None = None,
+    item: str | int | None = None,
+    rating: str | int | Literal[False] | None = None,
+    timestamp: str | int | Literal[False] | None = None,
+    duplicates: Literal["last", "mean", "sum", "error"] = "last",
+    bad_lines: Literal["error", "skip"] = "error",
+    header: bool | None = None,
+    delimiter: str | None = None,
+) -> Interactions:
+    """Read who rated what, and how, from a file or a table.
+
+    Parameters
+    ----------
+    source : path, table or dict
+        A text file (CSV, TSV, MovieLens '::' and the like, UTF-8, with or without header, plain or
+        compressed by gzip, bzip2 or zstd), a Parquet file, an Arrow table, any object with
+        ``__arrow_c_stream__`` (pandas, Polars, DuckDB, `Interactions`), or a dict of arrays or lists.
+    user, item, rating, timestamp : str or int, optional
+        Name or position (from 0) of the column. By default it is found by its name and the common synonyms
+        ('userId', 'movie_id', 'stars', ...), in a file without header by its place: user, item, rating,
+        timestamp. ``rating=False`` and ``timestamp=False`` do without such a column.
+    duplicates : {"last", "mean", "sum", "error"}
+        What becomes of several entries of one user for one item: 'last' keeps the latest by timestamp, the
+        last in the source where there is none or they are equal; 'mean' and 'sum' keep the latest timestamp.
+    bad_lines : {"error", "skip"}
+        Whether a line with a missing id, a rating that is not a finite number, a timestamp that is no time,
+        or too few or many fields is an error or left out, with one warning that counts them.
+    header : bool, optional
+        Whether the first line of a text file names the columns; by default found out from that line.
+    delimiter : str, optional
+        What separates the fields of a text file; by default found out from its first line.
+
+    Returns
+    -------
+    Interactions
+        Ids are integers where the column holds integers (in a text file: where every value reads as one,
+        without leading zeros), else strings. Ratings are float32; without a rating column every pair counts
+        1 and ``rated`` is False, except that ``duplicates='sum'`` makes counts of them, which are ratings.
+        Times are as in the source, dates in seconds since 1970 (UTC where they name no zone); they are None
+        if any entry that is kept has none.
+
+    Raises
+    ------
+    ValueError
+        With one sentence, if the source or an argument will not do; it names the file and, where there is
+        one, the line (from 1, header and blank lines counted) or the row (from 0) of a table.
+    FileNotFoundError
+        No such file.
+    TypeError
+        `source` is none of the above.
+
+    Examples
+    --------
+    >>> data = read({"user": ["ann", "bob", "ann"], "item": [10, 10, 7], "stars": [4, 5, 3]})
+    >>> data
+    Interactions(3 ratings, 2 users x 2 items, 75.00 % of the cells)
+    >>> data.matrix.toarray()
+    array([[3., 4.],
+           [0., 5.]], dtype=float32)
+    """
+    if duplicates not in POLICIES:
+        raise ValueError(f"duplicates={duplicates!r}: expected one of {quoted(POLICIES)}.")
+    if bad_lines not in ("error", "skip"):
+        raise ValueError(f"bad_lines={bad_lines!r}: expected 'error' or 'skip'.")
+    chosen = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    if isinstance(source, (str, os.PathLike)):
+        table = _file(source, chosen, header, delimiter, skip=bad_lines == "skip")
+    else:
+        table = _memory(source, chosen)
+    parts, skipped = _encoded(table, skip=bad_lines == "skip")
+    if skipped.count:
+        what = "1 line" if skipped.count == 1 else f"{skipped.count:,} lines"
+        warnings.warn(f"{table.name}: {what} left out, the first because {skipped.first}", stacklevel=2)
+    if not parts["user"]:
+        which = "no line that can be used" if skipped.count else "no rows, only column names"
+        raise ValueError(f"{table.name}: has {which}: expected a line for each rating.")
+    user_rows, users = encode.join_ids(parts.pop("user"), table.is_text)
+    item_rows, items = encode.join_ids(parts.pop("item"), table.is_text)
+    rated = "rating" in parts
+    values = np.concatenate(parts.pop("rating")) if rated else np.ones(len(user_rows), dtype=np.float32)
+    times = np.concatenate(parts.pop("timestamp")) if "timestamp" in parts else None
+    try:
+        merged = merge_duplicates(user_rows, item_rows, values, times, users, items, duplicates)
+    except ValueError as error:
+        raise ValueError(f"{table.name}: {error}") from None
+    del user_rows, item_rows, values, times
+    return Interactions.of(*merged[:3], users, items, merged[3], rated or duplicates == "sum")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A source as read() sees it.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in an error.
+    roles : list of str
+        Which columns there are, in the order of those of a batch: user, item, ...
+    batches : callable
+        Gives its record batches; its argument is called with a sentence for each record left out on the way.
+    place : callable
+        From the number of a record to 'line 7' or 'row 7'.
+    is_text : bool
+        Whether an integer may come as text.
+    """
+
+    name: str
+    roles: list[str]
+    batches: Callable[[Callable[[str], None]], Iterator[pa.RecordBatch]]
+    place: Callable[[int], str]
+    is_text: bool = False
+
+
+class _Skipped:
+    """How many lines were left out, and why the first was."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, ""
+
+    def add(self, why: str, count: int = 1) -> None:
+        self.first = self.first or why
+        self.count += count
+
+
+def _encoded(table: _Table, skip: bool) -> tuple[dict[str, list[Any]], _Skipped]:
+    """Chunks of codes, ratings and times, by role; without 'timestamp' where one is missing."""
+    parts: dict[str, list[Any]] = {role: [] for role in table.roles}
+    skipped, seen = _Skipped(), 0
+    for batch in table.batches(skipped.add):
+        columns = dict(zip(table.roles, batch.columns, strict=True))
+        values, bad, missing = _encode(columns, table.name)
+        any_bad = np.logical_or.reduce(list(bad.values()))
+        if any_bad.any():
+            at = int(np.argmax(any_bad))
+            role = next(role for role in table.roles if bad[role][at])
+            why = encode.complaint(role, columns[role][at].as_py())
+            what = "line" if table.is_text else "row"
+            if not skip:
+                place = table.place(seen + at)
+                raise ValueError(
+                    f"{table.name}, {place}: {why}. Drop or mend that {what}, or pass bad_lines='skip'."
+                )
+            skipped.add(why, int(np.count_nonzero(any_bad)))
+            keep = ~any_bad
+            kept = pa.array(keep)
+            values = {r: v.filter(kept) if r in ("user", "item") else v[keep] for r, v in values.items()}
+            missing = missing[keep]
+        if missing.any():
+            parts.pop("timestamp", None)
+        if len(values["user"]):
+            for role in parts:
+                parts[role].append(values[role])
+        seen += batch.num_rows
+    return parts, skipped
+
+
+def _encode(
+    columns: dict[str, pa.Array], name: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+    values: dict[str, Any] = {}
+    bad: dict[str, np.ndarray] = {}
+    missing = np.zeros(len(columns["user"]), dtype=bool)
+    try:
+        for role, column in columns.items():
+            if role in ("user", "item"):
+                values[role], bad[role] = encode.encode_ids(column, role)
+            elif role == "rating":
+                values[role], bad[role] = encode.encode_ratings(column)
+            else:
+                values[role], missing, bad[role] = encode.encode_times(column)
+    except ValueError as error:
+        raise ValueError(f"{name}: {_one_line(error)}") from None
+    return values, bad, missing
+
+
+def _file(
+    source: str | os.PathLike[str],
+    chosen: Mapping[str, str | int | bool | None],
+    header: bool | None,
+    delimiter: str | None,
+    skip: bool,
+) -> _Table:
+    path = Path(source)
+    name = _shown(path)
+    try:
+        if path.is_dir():
+            raise ValueError(f"{name}: is a directory, expected a file.")
+        if not path.exists():
+            raise FileNotFoundError(f"{name}: no such file.")
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic.startswith(b"PK\x03\x04"):
+            raise ValueError(
+                f"{name}: is a zip archive (as .xlsx files are): unpack it and read the file inside."
+            )
+        if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
+            return _parquet(path, name, chosen)
+        return _delimited(text.open_text(path, name, delimiter), chosen, header, skip)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name}: no such file.") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{name}: cannot be read: {_one_line(error)}") from None
+
+
+def _delimited(
+    file: text.TextFile, chosen: Mapping[str, str | int | bool | None], header: bool | None, skip: bool
+) -> _Table:
+    named = looks_like_header(file.first, chosen) if header is None else header
+    if len(file.first) == 1:
+        raise ValueError(
+            f"{file.name}: one column only, the first line is {quoted(file.first)}: expected a user and an "
+            f"item at least, separated by ',' or tab or ';' or '|' or '::' (else pass delimiter=)."
+        )
+    if named:
+        found = find_columns(file.first, chosen, file.name)
+    else:
+        found = positional_columns(len(file.first), chosen, file.name)
+
+    def batches(on_bad: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
+        good = 0
+        columns = list(found.values())
+        try:
+            for batch in text.text_batches(file, named, columns, 2, on_bad if skip else None):
+                yield batch
+                good += batch.num_rows
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+            why = text.broken_line(file, named, columns, 0 if skip else good, skip)
+            advice = (
+                "" if skip or "UTF-8" in (why or "") else " Drop or mend that line, or pass bad_lines='skip'."
+            )
+            if why:
+                raise ValueError(f"{file.name}, {why}{advice}") from None
+            raise ValueError(f"{file.name}: cannot be read as text: {_one_line(error)}") from None
+
+    def place(record: int) -> str:
+        return f"line {text.line_of(file, named, record):,}"
+
+    return _Table(file.name, list(found), batches, place, is_text=True)
+
+
+def _parquet(path: Path, name: str, chosen: Mapping[str, str | int | bool | None]) -> _Table:
+    file = _unless_damaged(name, lambda: pyarrow.parquet.ParquetFile(path))
+    names = file.schema_arrow.names
+    found = find_columns(names, chosen, name)
+    wanted = [names[i] for i in found.values()]
+    if twice := [column for column in wanted if names.count(column) > 1]:
+        raise ValueError(
+            f"{name}: several columns are called {quoted(twice[:1])}: give them different names."
+        )
+
+    def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
+        stream = file.iter_batches(batch_size=_ROWS, columns=wanted)
+        while (batch := _unless_damaged(name, lambda: next(stream, None))) is not None:
+            arrays = [batch.column(column) for column in wanted]
+            yield from _checked(pa.RecordBatch.from_arrays(arrays, names=list(found)), name)
+
+    return _Table(name, list(found), batches, "row {:,}".format)
+
+
+def _unless_damaged(name: str, step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except Exception as error:  # from a damaged file pyarrow raises what it likes, UnicodeDecodeError, too
+        raise ValueError(f"{name}: cannot be read as Parquet: {_one_line(error)}") from None
+
+
+def _memory(source: Any, chosen: Mapping[str, str | int | bool | None]) -> _Table:
+    name = type(source).__name__
+    try:
+        if isinstance(source, Mapping):
+            source = pa.table({key: _column(key, values) for key, values in source.items()})
+        if not hasattr(source, "__arrow_c_stream__"):
+            raise TypeError(
+                f"cannot read ratings from {name}: expected a path, a table, or a dict of arrays."
+            )
+        stream = pa.RecordBatchReader.from_stream(source)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"{name}: cannot be read as a table: {_one_line(error)}") from None
+    found = find_columns(stream.schema.names, chosen, name)
+
+    def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
+        try:
+            for batch in stream:
+                columns = [batch.column(i) for i in found.values()]
+                yield from _checked(pa.RecordBatch.from_arrays(columns, names=list(found)), name)
+        except pa.ArrowException as error:
+            raise ValueError(f"{name}: cannot be read as a table: {_one_line(error)}") from None
+
+    return _Table(name, list(found), batches, "row {:,}".format)
+
+
+def _column(key: Any, values: Any) -> Any:
+    if not isinstance(key, str):
+        raise ValueError(f"a column is called {key!r}, expected names that are strings.")
+    if hasattr(values, "__arrow_c_stream__"):
+        return pa.chunked_array(values)
+    if isinstance(values, (list, tuple)) or hasattr(values, "__arrow_c_array__"):
+        return pa.array(values)
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"column {quoted([key])} has {array.ndim} dimensions, expected 1.")
+    return pa.array(array)
+
+
+def _checked(batch: pa.RecordBatch, name: str) -> Iterator[pa.RecordBatch]:
+    """Slices of a batch that came from elsewhere, once its offsets and its text are known to be sound."""
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{name}: is damaged: {_one_line(error)}") from None
+    for start in range(0, batch.num_rows, _ROWS):
+        yield batch.slice(start, _ROWS)
+
+
+def _shown(path: Path) -> str:
+    name = str(path)
+    name = name if name.isprintable() else ascii(name)
+    return name if len(name) <= 120 else f"...{name[-117:]}"
+
+
+def _one_line(error: BaseException) -> str:
+    line = " ".join(str(error).split())
+    line = line if line.isprintable() else ascii(line)
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -1,0 +1,1 @@
+"""Recommenders: solvers, the fitted model, its evaluation."""

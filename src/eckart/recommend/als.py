@@ -1,0 +1,252 @@
+"""Alternating least squares for ratings: each half-sweep solves every row exactly.
+
+    min  sum over observed (u, i) of (r_ui - mean - b_u - c_i - w_u . h_i)^2
+         + sum_u l_u (|w_u|^2 + b_u^2) + sum_i l_i (|h_i|^2 + c_i^2),       l_u = reg n_u^exponent
+
+A user's factors and bias are the solution of one ridge system, given the items, and the other way round (Zhou et
+al. 2008; the biases are solved with the factors, not before them). Items go first and users last, so every epoch
+ends with users that are optimal for the items: folding in a user's own history gives its row back.
+
+Symbols: n_u number of ratings of user u; W (n x k), H (m x k) the factors. See docs/notation.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from eckart.core.kernels import kernels, resolve_threads
+from eckart.data.interactions import Interactions
+from eckart.data.split import split
+from eckart.recommend.initial import initial_factors
+from eckart.recommend.recommender import Recommender
+from eckart.recommend.solver import ItemSide, check_hyperparameters, require_fit
+from eckart.recommend.training import Callback, Record, State, fingerprint, run_epochs
+
+__all__ = ["ALS"]
+
+
+@dataclass(frozen=True)
+class ALS:
+    """Exact alternating least squares for explicit ratings.
+
+    Parameters
+    ----------
+    rank : int
+        Number of factors, k.
+    reg : float > 0
+        Strength of the L2 penalty.
+    epochs : int
+        Sweeps over items and users.
+    seed : int
+        Of the starting factors.
+    threads : int, optional
+        None: the cores this process may use. The result does not depend on it.
+    exponent : float >= 0
+        A row with n ratings is penalised by ``reg * n**exponent``: 1 weighs every rating alike, 0 every row.
+    early_stopping : int
+        Stop after so many epochs without a better RMSE on the validation ratings (a random tenth of the training
+        ratings where none are given) and keep the best epoch; 0: never.
+
+    Examples
+    --------
+    >>> import eckart as ek
+    >>> data = ek.synthetic(users=200, items=100, entries=4000, seed=0)
+    >>> model = ek.ALS(rank=8, epochs=5).fit(data)
+    >>> model.W.shape, model.H.shape, len(model.history)
+    ((200, 8), (100, 8), 5)
+    """
+
+    rank: int = 64
+    reg: float = 0.07
+    epochs: int = 15
+    seed: int = 0
+    threads: int | None = None
+    exponent: float = 1.0
+    early_stopping: int = 0
+
+    predicts_ratings: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
+
+    def fit(
+        self,
+        data: Interactions,
+        validation: Interactions | None = None,
+        *,
+        callback: Callback | None = None,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+    ) -> Recommender:
+        """Fit to the observed ratings.
+
+        Parameters
+        ----------
+        data : Interactions
+            Ratings; positive-only data are refused.
+        validation : Interactions, optional
+            Their RMSE is recorded after every epoch as ``validation_rmse``; ids unknown to `data` are left out.
+        callback : callable, optional
+            Called after every epoch with its record, ``{"epoch": 1, "objective": ..., ...}``.
+        checkpoint : path, optional
+            Directory that keeps the state after the last finished epoch.
+        resume : bool
+            Go on from the checkpoint, bit for bit.
+
+        Returns
+        -------
+        Recommender
+
+        Raises
+        ------
+        ValueError
+            Positive-only data, no data, a rank larger than the matrix, a checkpoint of another run.
+        FloatingPointError
+            A system that is not positive definite in float32, or an objective that is not finite.
+        """
+        if not data.rated:
+            raise ValueError("the data have no ratings, only pairs: use ImplicitALS (--solver implicit-als)")
+        if validation is None and self.early_stopping:
+            data, validation = split(data, test=0.1, seed=self.seed)
+        require_fit(self.rank, data)
+        threads = resolve_threads(self.threads)
+        R = data.matrix
+        by_item = csr_array(R.T.tocsr())
+        mean = float(R.data.mean(dtype=np.float64))
+        reg_items = self._row_reg(by_item)
+
+        def step(state: State) -> tuple[State, Record]:
+            H, item_bias, _ = half_sweep(by_item, state["W"], state["user_bias"], mean, reg_items, threads)
+            W, user_bias, objective = half_sweep(R, H, item_bias, mean, self._row_reg(R), threads)
+            penalty = reg_items @ (np.sum(H.astype(np.float64) ** 2, axis=1) + item_bias.astype(np.float64) ** 2)
+            state = {"W": W, "H": H, "user_bias": user_bias, "item_bias": item_bias}
+            return state, {"objective": float(objective + penalty)}
+
+        validate = None
+        if validation is not None:
+            held_out, _ = validation.aligned(data.users, data.items)
+            rows = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
+            columns = held_out.indices.astype(np.int64)
+
+            def validate(state: State) -> tuple[str, float]:
+                scores = kernels.pair_scores(
+                    state["W"], state["H"], state["user_bias"], state["item_bias"], mean, rows, columns, threads
+                )
+                return "rmse", float(np.sqrt(np.mean((scores.astype(np.float64) - held_out.data) ** 2)))
+
+        n, m = R.shape
+        start = {
+            "W": initial_factors(R, by_item, self.rank, self.seed),
+            "H": np.zeros((m, self.rank), np.float32),
+            "user_bias": np.zeros(n, np.float32),
+            "item_bias": np.zeros(m, np.float32),
+        }
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("epochs", "threads")}
+        state, history = run_epochs(
+            start,
+            step,
+            epochs=self.epochs,
+            validate=validate,
+            patience=self.early_stopping,
+            callback=callback,
+            checkpoint=checkpoint,
+            resume=resume,
+            identity="" if checkpoint is None else fingerprint(data, validation, {"solver": "als", **settings}),
+        )
+        return Recommender(
+            solver=self,
+            users=data.users,
+            items=data.items,
+            W=state["W"],
+            user_bias=state["user_bias"],
+            item_side=ItemSide(state["H"], state["item_bias"], mean),
+            seen=R,
+            history=history,
+        )
+
+    def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (n, k) and biases (n,) of users with the ratings in `matrix` (n, m): one user half-sweep."""
+        reg, threads = self._row_reg(matrix), resolve_threads(self.threads)
+        W, bias, _ = half_sweep(matrix, items.H, items.bias, items.mean, reg, threads)
+        return W, bias
+
+    def contributions(
+        self, columns: np.ndarray, values: np.ndarray, target: int, items: ItemSide
+    ) -> tuple[float, np.ndarray]:
+        """Split the score of item `target` for a user with these ratings.
+
+        With z = (h, 1) and A = sum_t z_t z_t' + l_u I, the user's row is A^-1 sum_t v_t z_t, so its score for the
+        target is mean + c + sum_t v_t (z_target' A^-1 z_t): one share per rating.
+
+        Returns
+        -------
+        baseline : float
+            mean + c_target, what a newcomer would be told.
+        shares : ndarray of shape (n_u,), float64
+            They add up to the score less the baseline.
+        """
+        Z = np.column_stack([items.H[columns], np.ones(len(columns))]).astype(np.float64)
+        v = values.astype(np.float64) - items.mean - items.bias[columns]
+        z = np.append(items.H[target], 1).astype(np.float64)
+        reg = self.reg * float(len(columns)) ** self.exponent
+        shares = v * (Z @ np.linalg.solve(Z.T @ Z + reg * np.eye(len(z)), z))
+        return items.mean + float(items.bias[target]), shares
+
+    def _row_reg(self, matrix: csr_array) -> np.ndarray:
+        return (self.reg * np.diff(matrix.indptr).astype(np.float64) ** self.exponent).astype(np.float32)
+
+
+def half_sweep(
+    matrix: csr_array, Y: np.ndarray, column_bias: np.ndarray, mean: float, reg: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Solve every row of `matrix` (n, m) for its factors and bias, the columns' being given.
+
+    Parameters
+    ----------
+    matrix : csr_array of shape (n, m), float32
+    Y : ndarray of shape (m, k), float32
+    column_bias : ndarray of shape (m,), float32
+    mean : float
+    reg : ndarray of shape (n,), float32
+        Penalty of each row.
+    threads : int
+
+    Returns
+    -------
+    X : ndarray of shape (n, k), float32
+    row_bias : ndarray of shape (n,), float32
+    objective : float
+        The squared error and the rows' own penalty, at this optimum.
+
+    Raises
+    ------
+    FloatingPointError
+        A system that is not positive definite in float32.
+    """
+    X, row_bias, objective, failed = kernels.explicit_rows(
+        matrix.indptr.astype(np.int64, copy=False),
+        matrix.indices.astype(np.int32, copy=False),
+        matrix.data,
+        Y,
+        column_bias,
+        mean,
+        reg,
+        threads,
+    )
+    require_solved(failed, reg)
+    return X, row_bias, float(objective.sum())
+
+
+def require_solved(failed: int, reg: np.ndarray) -> None:
+    """Raise FloatingPointError when a kernel reports a row (>= 0) that it could not solve."""
+    if failed >= 0:
+        raise FloatingPointError(
+            f"row {failed}: its system is not positive definite in float32 (penalty {reg[failed]:.3g}): "
+            "raise reg, lower rank, or scale the ratings down"
+        )

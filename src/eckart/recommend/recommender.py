@@ -1,0 +1,505 @@
+"""The one fitted model: ids outside, row numbers inside, a score is mean + b_u + c_i + w_u . h_i.
+
+Who gets what, by what the model knows of a user:
+
+====  =====================================================  =========================================
+hot   was in the training data                               the trained row
+warm  was not, but has a history (`fold_in`, ``history=``)   the row solved from it in closed form
+cold  nothing is known                                       the same list for everyone: mean + item bias where
+                                                             ratings are predicted, else an item's popularity
+====  =====================================================  =========================================
+
+Every recommendation says which of the three it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from eckart.core import store
+from eckart.core.kernels import kernels, resolve_threads
+from eckart.data.interactions import Interactions
+from eckart.data.vocabulary import Vocabulary
+from eckart.recommend.solver import ItemSide, Solver, named_solver, solver_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Explanation", "Recommender", "load"]
+
+Id = int | str
+
+
+class Explanation(NamedTuple):
+    """Why an item scores what it does for a user: score = baseline + sum of the contributions."""
+
+    score: float
+    baseline: float  # what a user without a history would be told
+    reasons: pa.Table  # item, value (what the user gave it), contribution; the largest first
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Recommender:
+    """A fitted model; made by a solver's ``fit``, by `fold_in` or by `load`.
+
+    Parameters
+    ----------
+    solver : Solver
+        What fitted it, with its hyper-parameters.
+    users, items : Vocabulary
+        Ids of the n users and m items.
+    W : ndarray of shape (n, k), float32
+        User factors.
+    user_bias : ndarray of shape (n,), float32
+    item_side : ItemSide
+        Item factors H (m, k), item biases (m,) and the mean rating.
+    seen : csr_array of shape (n, m), float32
+        What the users' rows were solved from.
+    history : list of dict
+        One record per epoch: ``epoch``, ``objective`` and, with validation data, a ``validation_...``.
+    warm : bool
+        Whether the users were folded in, not trained.
+    """
+
+    solver: Solver
+    users: Vocabulary
+    items: Vocabulary
+    W: np.ndarray
+    user_bias: np.ndarray
+    item_side: ItemSide
+    seen: csr_array
+    history: list[dict[str, Any]]
+    warm: bool = False
+
+    @property
+    def H(self) -> np.ndarray:
+        """Item factors, (m, k) float32."""
+        return self.item_side.H
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """Whether scores are on the scale of the ratings (else they only rank)."""
+        return self.solver.predicts_ratings
+
+    # -- scores ------------------------------------------------------------------------------------------------
+
+    def predict(self, users: Any, items: Any) -> np.ndarray:
+        """Score of each (user, item) pair.
+
+        Parameters
+        ----------
+        users, items : array_like of ids, of equal length
+            An unknown id contributes nothing: an unknown user with a known item scores mean + item bias.
+
+        Returns
+        -------
+        ndarray of shape (pairs,), float32
+
+        Raises
+        ------
+        ValueError
+            Lengths differ.
+
+        Examples
+        --------
+        >>> import eckart as ek
+        >>> data = ek.synthetic(users=50, items=40, entries=600, seed=0)
+        >>> model = ek.ALS(rank=4, epochs=3).fit(data)
+        >>> model.predict([0, 1], [5, 6]).shape
+        (2,)
+        """
+        rows, columns = self.users.rows(_several(users)), self.items.rows(_several(items))
+        if len(rows) != len(columns):
+            raise ValueError(f"got {len(rows)} users and {len(columns)} items: give one item per user")
+        side = self.item_side
+        threads = resolve_threads(self.solver.threads)
+        return kernels.pair_scores(self.W, side.H, self.user_bias, side.bias, side.mean, rows, columns, threads)
+
+    def top_k(self, user_rows: np.ndarray, k: int, exclude_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Best `k` items of each user row: the array form of `recommend`.
+
+        Parameters
+        ----------
+        user_rows : ndarray of int
+            Row numbers; -1 is a user nobody knows.
+        k : int >= 1
+        exclude_seen : bool
+            Leave out what the user's row was solved from.
+
+        Returns
+        -------
+        items : ndarray of shape (q, k), int32
+            Item rows, the best first, equal scores by row number; -1 where there are no more.
+        scores : ndarray of shape (q, k), float32
+        """
+        rows = np.asarray(user_rows, dtype=np.int64)
+        if k < 1:
+            raise ValueError(f"k is {k}, expected at least 1")
+        kept = min(k, max(len(self.items), 1))
+        items = np.full((len(rows), k), -1, dtype=np.int32)
+        scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
+        cold = self._is_cold(rows)
+        if cold.any():
+            best = np.argsort(-self._cold_scores, kind="stable")[:kept]
+            items[cold, : len(best)] = best
+            scores[cold, : len(best)] = self._cold_scores[best]
+        known = rows[~cold]
+        if len(known):
+            seen = self.seen[known] if exclude_seen else csr_array((len(known), len(self.items)), dtype=np.float32)
+            best, score = kernels.top_k(
+                self.W[known],
+                self._packed,
+                self.item_side.bias,
+                seen.indptr.astype(np.int64),
+                seen.indices.astype(np.int32),
+                kept,
+                resolve_threads(self.solver.threads),
+            )
+            score += (self.user_bias[known] + np.float32(self.item_side.mean))[:, None]
+            items[~cold, :kept], scores[~cold, :kept] = best, score
+        return items, scores
+
+    def recommend(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        history: Mapping[Any, float] | Iterable[Any] | None = None,
+        exclude_seen: bool = True,
+    ) -> pa.Table:
+        """Recommend the best `k` items for each user, or for someone new with a `history`.
+
+        Parameters
+        ----------
+        users : id or sequence of ids, optional
+            None, without a `history`: every user of the model. An id that the model does not know is served as
+            cold.
+        k : int >= 1
+            Fewer rows come where fewer items are left.
+        history : mapping of item id to rating, or iterable of item ids, optional
+            Ratings of one new person, folded in by closed form. A solver of ratings needs the mapping.
+        exclude_seen : bool
+            Leave out the items in the user's history.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns user (null for a `history`), item, score (float32), rank (int32, from 1) and status ("hot",
+            "warm" or "cold"), in the order of `users`, the best item first. Exports ``__arrow_c_stream__``.
+
+        Raises
+        ------
+        ValueError
+            An item of the history is unknown, both `users` and `history` given, k < 1.
+
+        Examples
+        --------
+        >>> import eckart as ek
+        >>> data = ek.synthetic(users=50, items=40, entries=600, seed=0)
+        >>> model = ek.ALS(rank=4, epochs=3).fit(data)
+        >>> model.recommend([7], k=3).column_names
+        ['user', 'item', 'score', 'rank', 'status']
+        >>> model.recommend(history={3: 5.0}, k=2)["status"].to_pylist()
+        ['warm', 'warm']
+        """
+        if history is not None:
+            if users is not None:
+                raise ValueError("got users and a history: give one of them")
+            newcomer = self.fold_in(self._one_history(history))
+            return newcomer._table(np.zeros(1, np.int64), None, k, exclude_seen)
+        if users is None:
+            return self._table(np.arange(len(self.users)), list(self.users.ids.tolist()), k, exclude_seen)
+        ids = _several(users)
+        return self._table(self.users.rows(ids), list(ids), k, exclude_seen)
+
+    def similar(self, items: Any, k: int = 10) -> pa.Table:
+        """Items whose factors point the same way, by cosine: h_i . h_j / (|h_i| |h_j|).
+
+        Parameters
+        ----------
+        items : id or sequence of ids
+        k : int >= 1
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns item, similar, score (cosine, -1 to 1, float32), rank (int32, from 1).
+
+        Raises
+        ------
+        ValueError
+            An unknown item: there is no neighbour of nothing.
+        """
+        import pyarrow as pa
+
+        ids = _several(items)
+        rows = self._item_rows(ids)
+        if k < 1:
+            raise ValueError(f"k is {k}, expected at least 1")
+        unit, packed = self._unit_items
+        best, score = kernels.top_k(
+            unit[rows],
+            packed,
+            np.zeros(len(unit), np.float32),
+            np.arange(len(rows) + 1, dtype=np.int64),
+            rows.astype(np.int32),
+            min(k, len(unit)),
+            resolve_threads(self.solver.threads),
+        )
+        query, place = np.nonzero(best >= 0)
+        return pa.table(
+            {
+                "item": _id_column(self.items, rows[query]),
+                "similar": _id_column(self.items, best[query, place]),
+                "score": score[query, place],
+                "rank": (place + 1).astype(np.int32),
+            }
+        )
+
+    # -- people the model was not trained on ---------------------------------------------------------------------
+
+    def fold_in(self, interactions: Interactions) -> Recommender:
+        """Make the same model for other users: their rows solved in closed form from their interactions.
+
+        Parameters
+        ----------
+        interactions : Interactions
+            Histories of any users, also of trained ones whose history has grown. Items that the model does not
+            know are left out.
+
+        Returns
+        -------
+        Recommender
+            Its users are those of `interactions`; ``recommend`` and ``evaluate`` serve them as warm.
+        """
+        if self.predicts_ratings and not interactions.rated:
+            raise ValueError("the histories have no ratings, and this model predicts ratings: give item and rating")
+        seen, _ = interactions.aligned(interactions.users, self.items)
+        W, bias = self.solver.solve_users(seen, self.item_side)
+        folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
+        for shared in ("_packed", "_unit_items", "_cold_scores"):  # of the items alone: built once, used by both
+            folded.__dict__[shared] = getattr(self, shared)
+        return folded
+
+    def explain(self, user: Id, item: Id) -> Explanation:
+        """Which entries of the user's history carry the score of `item`, exactly.
+
+        The score is linear in what the user's row was solved from, so it splits into one contribution per entry
+        of the history (Hu, Koren, Volinsky 2008, section 5, extended to ratings and biases).
+
+        Parameters
+        ----------
+        user, item : id
+            Both known.
+
+        Returns
+        -------
+        Explanation
+            ``score == baseline + sum(reasons["contribution"])`` to float32 rounding of the stored factors.
+
+        Raises
+        ------
+        ValueError
+            An unknown user or item.
+        """
+        import pyarrow as pa
+
+        row = int(self.users.rows([user])[0])
+        if row < 0:
+            raise ValueError(f"user {user!r} is not in the model: recommend(history=...) serves someone new")
+        target = int(self._item_rows([item])[0])
+        begin, end = self.seen.indptr[row], self.seen.indptr[row + 1]
+        columns, values = self.seen.indices[begin:end], self.seen.data[begin:end]
+        baseline, shares = self.solver.contributions(columns, values, target, self.item_side)
+        order = np.argsort(-np.abs(shares), kind="stable")
+        reasons = pa.table(
+            {
+                "item": _id_column(self.items, columns[order]),
+                "value": values[order],
+                "contribution": shares[order].astype(np.float32),
+            }
+        )
+        return Explanation(baseline + float(shares.sum()), baseline, reasons)
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write a model directory; one that is there is replaced at once or not at all.
+
+        See ``docs/model-directory.md``. The same model gives the same bytes.
+
+        Raises
+        ------
+        FileExistsError
+            `path` is something else than a model directory or an empty one.
+        """
+        settings = {k: v for k, v in dataclasses.asdict(self.solver).items() if k != "threads"}  # type: ignore[call-overload]
+        config = {
+            "solver": solver_name(self.solver),
+            "hyperparameters": settings,
+            "mean": self.item_side.mean,
+            "history": self.history,
+            "warm": self.warm,
+        }
+        factors = {"W": self.W, "H": self.H, "user_bias": self.user_bias, "item_bias": self.item_side.bias}
+        seen = {
+            "indptr": self.seen.indptr.astype(np.int64),
+            "indices": self.seen.indices.astype(np.int32),
+            "values": self.seen.data,
+        }
+        ids = {"users": self.users.ids, "items": self.items.ids}
+        store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen}, ids)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        n, m = self.seen.shape
+        return f"Recommender({self.solver!r}, {n:,} users, {m:,} items, {self.seen.nnz:,} entries)"
+
+    @cached_property
+    def _packed(self) -> np.ndarray:
+        return kernels.pack_items(self.H, resolve_threads(self.solver.threads))
+
+    @cached_property
+    def _unit_items(self) -> tuple[np.ndarray, np.ndarray]:
+        norms = np.linalg.norm(self.H, axis=1, keepdims=True)
+        unit = self.H / np.where(norms > 0, norms, 1)
+        return unit, kernels.pack_items(unit, resolve_threads(self.solver.threads))
+
+    @cached_property
+    def _cold_scores(self) -> np.ndarray:
+        if self.predicts_ratings:
+            return self.item_side.bias + np.float32(self.item_side.mean)
+        counts = np.bincount(self.seen.indices, minlength=len(self.items))
+        return (counts / max(len(self.users), 1)).astype(np.float32)
+
+    def _is_cold(self, rows: np.ndarray) -> np.ndarray:
+        cold = rows < 0
+        known = rows[~cold]
+        cold[~cold] = self.seen.indptr[known] == self.seen.indptr[known + 1]
+        return cold
+
+    def _table(self, rows: np.ndarray, ids: Sequence[Any] | None, k: int, exclude_seen: bool) -> pa.Table:
+        import pyarrow as pa
+
+        best, score = self.top_k(rows, k, exclude_seen)
+        query, place = np.nonzero(best >= 0)
+        status = np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
+        text = self.users.is_text if ids is None else any(isinstance(x, str) for x in ids)
+        kind = pa.string() if text else pa.int64()
+        user = (
+            pa.nulls(len(query), kind)
+            if ids is None
+            else pa.array([str(x) if text else int(x) for x in ids], kind).take(pa.array(query))
+        )
+        return pa.table(
+            {
+                "user": user,
+                "item": _id_column(self.items, best[query, place]),
+                "score": score[query, place],
+                "rank": (place + 1).astype(np.int32),
+                "status": status[query].tolist(),
+            }
+        )
+
+    def _item_rows(self, ids: Sequence[Any]) -> np.ndarray:
+        rows = self.items.rows(ids)
+        for one in np.flatnonzero(rows < 0)[:1]:
+            near = difflib.get_close_matches(str(ids[one]), [str(x) for x in self.items.ids.tolist()], n=1)
+            hint = f": did you mean {near[0]!r}?" if near and self.items.is_text else ""
+            raise ValueError(f"item {ids[one]!r} is not in the model{hint}")
+        return rows
+
+    def _one_history(self, history: Mapping[Any, float] | Iterable[Any]) -> Interactions:
+        if isinstance(history, str):
+            raise ValueError(f"history is the text {history!r}: give a mapping of item to rating, or a list of items")
+        rated = isinstance(history, Mapping)
+        items = list(history)
+        if self.predicts_ratings and not rated:
+            raise ValueError("this model predicts ratings: give the history as {item: rating}")
+        rows = self._item_rows(items)
+        if len(np.unique(rows)) < len(rows):
+            raise ValueError("an item stands twice in the history: give it once")
+        values = np.array([history[x] for x in items] if isinstance(history, Mapping) else [1.0] * len(items), np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"a rating in the history is {values[~np.isfinite(values)][0]}: expected a finite number")
+        newcomer = Vocabulary(["newcomer"])
+        return Interactions.of(np.zeros(len(rows), np.int64), rows, values, newcomer, self.items, rated=rated)
+
+
+def load(path: str | Path) -> Recommender:
+    """Read a model directory. No code is run from it; every shape and bound is checked.
+
+    Parameters
+    ----------
+    path : path
+        What `Recommender.save` wrote.
+
+    Returns
+    -------
+    Recommender
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing is there.
+    ValueError
+        Not a model directory, a damaged one, or one of a newer version.
+    """
+    config, tensors, ids = store.read_directory(path, "recommender")
+    try:
+        name, settings, mean = config["solver"], config["hyperparameters"], float(config["mean"])
+        history, warm = config["history"], config["warm"]
+        solver = named_solver(name, {**settings, "threads": None})
+        users, items = Vocabulary(ids["users"]), Vocabulary(ids["items"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: config.json or an id table is damaged ({error}): copy the model again") from None
+    if not (np.isfinite(mean) and isinstance(warm, bool) and isinstance(history, list)):
+        raise ValueError(f"{path}: config.json has a wrong mean, warm or history: copy the model again")
+    n, m, k = len(users), len(items), solver.rank
+    f32 = np.float32
+
+    def factor(name: str, *shape: int) -> np.ndarray:
+        return store.take_tensor(tensors, "factors", name, shape, f32, finite=True)
+
+    W, H, user_bias, item_bias = factor("W", n, k), factor("H", m, k), factor("user_bias", n), factor("item_bias", m)
+    indptr = store.take_tensor(tensors, "seen", "indptr", (n + 1,), np.int64)
+    indices = store.take_tensor(tensors, "seen", "indices", (None,), np.int32)
+    values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32, finite=True)
+    _check_csr(path, indptr, indices, m)
+    seen = csr_array((values, indices, indptr), shape=(n, m))
+    return Recommender(solver, users, items, W, user_bias, ItemSide(H, item_bias, mean), seen, history, warm)
+
+
+def _check_csr(path: str | Path, indptr: np.ndarray, indices: np.ndarray, columns: int) -> None:
+    sound = indptr[0] == 0 and indptr[-1] == len(indices) and bool(np.all(np.diff(indptr) >= 0))
+    if sound and len(indices):
+        first_of_row = np.zeros(len(indices) + 1, bool)
+        first_of_row[indptr] = True
+        rises = (np.diff(indices) > 0) | first_of_row[1:-1]
+        sound = bool(rises.all()) and indices.min() >= 0 and indices.max() < columns
+    if not sound:
+        raise ValueError(f"{path}: the entries in seen.safetensors are out of order or bounds: copy the model again")
+
+
+def _several(ids: Any) -> Any:
+    """One id as a list of one; a text is one id, not a sequence of letters."""
+    if isinstance(ids, (str, int, np.integer)):
+        return [ids]
+    return ids if isinstance(ids, (np.ndarray, list, tuple)) else list(ids)
+
+
+def _id_column(vocabulary: Vocabulary, rows: np.ndarray) -> pa.Array:
+    import pyarrow as pa
+
+    ids = vocabulary.ids[rows]
+    return pa.array(ids.tolist(), pa.string()) if vocabulary.is_text else pa.array(ids)

@@ -1,0 +1,123 @@
+"""What a solver is: a frozen dataclass of hyper-parameters that turns interactions into a Recommender.
+
+A solver holds no state and computes nothing itself: ``fit`` and the methods below call pure functions on
+arrays. The fitted model keeps its solver, and asks it for what only the solver's equations can tell: a new
+user's factors, and which past entries carry a score.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from eckart.data.interactions import Interactions
+    from eckart.recommend.recommender import Recommender
+
+__all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "require_fit"]
+
+SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS")}  # name -> module, class
+
+
+class ItemSide(NamedTuple):
+    """What a fitted model knows of its m items: all that is needed to fold a user in."""
+
+    H: np.ndarray  # (m, k) float32, factors
+    bias: np.ndarray  # (m,) float32
+    mean: float  # of all ratings
+
+
+class Solver(Protocol):
+    """The contract between a solver and everything else."""
+
+    predicts_ratings: ClassVar[bool]
+    rank: int
+    reg: float
+    epochs: int
+    seed: int
+    threads: int | None
+
+    def fit(
+        self,
+        data: Interactions,
+        validation: Interactions | None = None,
+        *,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+    ) -> Recommender:
+        """Fit to the observed entries."""
+        ...
+
+    def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (n, k) and biases (n,) of the rows of `matrix`, the items being given: fold-in."""
+        ...
+
+    def contributions(
+        self, columns: np.ndarray, values: np.ndarray, target: int, items: ItemSide
+    ) -> tuple[float, np.ndarray]:
+        """Split the score of item `target` for a user with these entries: (baseline, a share per entry)."""
+        ...
+
+
+def named_solver(name: str, hyperparameters: dict[str, Any]) -> Solver:
+    """Build the solver called `name` ("als", "implicit-als"), as the command line and model directories name it.
+
+    Raises
+    ------
+    ValueError
+        An unknown name or hyper-parameter, or a value out of range.
+    """
+    if name not in SOLVERS:
+        raise ValueError(f"no solver is called {name!r}: choose one of {', '.join(SOLVERS)}")
+    module, class_name = SOLVERS[name]
+    solver = getattr(importlib.import_module(f"eckart.recommend.{module}"), class_name)
+    known = [field.name for field in dataclasses.fields(solver)]
+    for key in hyperparameters:
+        if key not in known:
+            raise ValueError(f"{name} has no setting {key!r}: it has {', '.join(known)}")
+    return solver(**hyperparameters)
+
+
+def solver_name(solver: Solver) -> str:
+    """Give the name under which `named_solver` builds this solver."""
+    return next(name for name, (_, cls) in SOLVERS.items() if cls == type(solver).__name__)
+
+
+def check_hyperparameters(solver: Any) -> None:
+    """Raise TypeError or ValueError, naming the field, unless rank, reg, epochs, ... are in their ranges."""
+    for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0)):
+        value = getattr(solver, name)
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} is {value!r}, expected an integer")
+        if not least <= value < 2**31:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
+    for field in dataclasses.fields(solver):
+        value = getattr(solver, field.name)
+        if field.type not in ("float", float):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+            raise TypeError(f"{field.name} is {value!r}, expected a number")
+        if not (math.isfinite(value) and value >= 0) or (field.name == "reg" and value == 0):
+            raise ValueError(f"{field.name} is {value}, expected a number {'above' if field.name == 'reg' else 'of at least'} 0")
+    threads = solver.threads
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
+        raise TypeError(f"threads is {threads!r}, expected an integer or None")
+    if threads is not None and not 1 <= threads <= 4096:
+        raise ValueError(f"threads is {threads}, expected 1 to 4096, or None for the cores of this process")
+
+
+def require_fit(rank: int, data: Interactions) -> None:
+    """Raise ValueError when there is nothing to fit or `rank` is more than the matrix has."""
+    if not data.nnz:
+        raise ValueError("there are no interactions to fit")
+    least = min(data.matrix.shape)
+    if rank > least:
+        raise ValueError(f"rank {rank} is larger than min(users, items) = {least}: choose at most {least}")

@@ -1,0 +1,157 @@
+"""The loop around the epochs of any iterative solver: history, early stopping, checkpoints.
+
+A state is a dict of named arrays; ``step`` maps it to the next one and says what to record. A checkpoint holds
+the whole state after an epoch, so a run killed at any moment and resumed gives the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eckart.core import store
+from eckart.data.interactions import Interactions
+
+__all__ = ["Callback", "State", "fingerprint", "run_epochs"]
+
+State = dict[str, np.ndarray]
+Record = dict[str, Any]
+Callback = Callable[[Record], None]
+
+
+def run_epochs(
+    state: State,
+    step: Callable[[State], tuple[State, Record]],
+    *,
+    epochs: int,
+    validate: Callable[[State], tuple[str, float]] | None,
+    patience: int,
+    callback: Callback | None,
+    checkpoint: str | Path | None,
+    resume: bool,
+    identity: str,
+) -> tuple[State, list[Record]]:
+    """Take up to `epochs` steps from `state`.
+
+    Parameters
+    ----------
+    state : dict of ndarray
+        Where to start; not used when a checkpoint is resumed.
+    step : callable
+        ``step(state) -> (state, record)``; the record has at least ``"objective"``.
+    epochs : int
+    validate : callable, optional
+        ``validate(state) -> (name, value)`` after each epoch; less is better unless the name says ndcg.
+    patience : int
+        Stop after so many epochs without a better validation value, and return the best epoch's state; 0: never
+        stop, return the last state.
+    callback : callable, optional
+        Called with each epoch's record, which also goes to the history.
+    checkpoint : path, optional
+        Directory that keeps the state after the last finished epoch.
+    resume : bool
+        Go on from the checkpoint; from the start where there is none yet.
+    identity : str
+        What run this is, see `fingerprint`; a checkpoint of another run is refused.
+
+    Returns
+    -------
+    state : dict of ndarray
+    history : list of dict
+        One record an epoch.
+
+    Raises
+    ------
+    FloatingPointError
+        The objective is not finite.
+    ValueError
+        The checkpoint is of another run, or is there and `resume` is false.
+    """
+    history: list[Record] = []
+    best, best_loss, waited = state, math.inf, 0
+    if checkpoint is not None:
+        found = _read_checkpoint(Path(checkpoint), resume, identity, state)
+        if found is not None:
+            state, best, history, best_loss, waited = found
+    while len(history) < epochs and not (patience and waited >= patience):
+        state, record = step(state)
+        record = {"epoch": len(history) + 1, **record}
+        if not math.isfinite(record["objective"]):
+            raise FloatingPointError(
+                f"epoch {record['epoch']}: the objective is {record['objective']}: raise reg, or scale the ratings down"
+            )
+        if validate is not None:
+            name, value = validate(state)
+            record[f"validation_{name}"] = value
+            loss = -value if name.startswith("ndcg") else value
+            waited += 1
+            if loss < best_loss:
+                best, best_loss, waited = state, loss, 0
+        history.append(record)
+        if checkpoint is not None:
+            _write_checkpoint(Path(checkpoint), identity, state, best, history, best_loss, waited)
+        if callback is not None:
+            callback(record)
+    return (best if patience and validate is not None else state), history
+
+
+def fingerprint(data: Interactions, validation: Interactions | None, settings: dict[str, Any]) -> str:
+    """Digest of the data and of every setting that the result depends on."""
+    digest = hashlib.blake2b(repr(sorted(settings.items())).encode(), digest_size=16)
+    for part in (data, validation):
+        if part is None:
+            continue
+        for array in (part.matrix.indptr.astype(np.int64), part.matrix.indices.astype(np.int32), part.matrix.data):
+            digest.update(np.ascontiguousarray(array))
+        for vocabulary in (part.users, part.items):
+            ids = vocabulary.ids
+            digest.update("\0".join(ids.tolist()).encode() if vocabulary.is_text else np.ascontiguousarray(ids))
+    return digest.hexdigest()
+
+
+def _write_checkpoint(
+    directory: Path, identity: str, state: State, best: State, history: list[Record], best_loss: float, waited: int
+) -> None:
+    config = {
+        "identity": identity,
+        "history": history,
+        "best_loss": None if math.isinf(best_loss) else best_loss,
+        "waited": waited,
+        "best_is_last": best is state,
+    }
+    tensors = {"state": state} if best is state else {"best": best, "state": state}
+    store.write_directory(directory / f"epoch-{len(history):06d}", "checkpoint", config, tensors, {})
+    for old in _checkpoints(directory)[:-1]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.glob("epoch-*") if p.name[6:].isdecimal())
+
+
+def _read_checkpoint(
+    directory: Path, resume: bool, identity: str, like: State
+) -> tuple[State, State, list[Record], float, int] | None:
+    directory.mkdir(parents=True, exist_ok=True)
+    there = _checkpoints(directory)
+    if not there:
+        return None
+    if not resume:
+        raise ValueError(f"{directory} holds a checkpoint of an earlier run: resume it, or choose another directory")
+    config, tensors, _ = store.read_directory(there[-1], "checkpoint")
+    if config.get("identity") != identity:
+        raise ValueError(f"{directory} holds a checkpoint of other data or settings: choose another directory")
+
+    def part(name: str) -> State:
+        return {key: store.take_tensor(tensors, name, key, a.shape, a.dtype) for key, a in like.items()}
+
+    state = part("state")
+    best = state if config["best_is_last"] else part("best")
+    best_loss = math.inf if config["best_loss"] is None else config["best_loss"]
+    return state, best, config["history"], best_loss, config["waited"]

@@ -1,0 +1,183 @@
+"""The fitted model: known answers, the contract for ids, files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from strategies import interactions
+
+import eckart as ek
+from eckart.core import store
+
+
+@pytest.fixture(scope="module")
+def data():
+    return ek.synthetic(users=80, items=50, entries=1500, seed=2)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    return ek.ALS(rank=6, epochs=5).fit(data)
+
+
+@pytest.fixture(scope="module")
+def implicit(data):
+    return ek.ImplicitALS(rank=6, epochs=5).fit(data)
+
+
+def test_a_rank_one_matrix_is_recovered_from_a_part_of_it():
+    rng = np.random.default_rng(0)
+    a, b = rng.uniform(0.5, 1.5, 60), rng.uniform(0.5, 1.5, 50)
+    u, i = np.nonzero(rng.random((60, 50)) < 0.4)
+    left_out = np.nonzero(np.ones((60, 50)))
+    fitted = ek.ALS(rank=2, reg=1e-5, epochs=60).fit(interactions(u, i, np.outer(a, b)[u, i]))
+    np.testing.assert_allclose(fitted.predict(*left_out), np.outer(a, b)[left_out], atol=0.02)
+
+
+def test_a_checkerboard_comes_back_with_its_hole_filled():
+    # Even users like even items and odd users odd ones; one like of each user is hidden.
+    u, i = np.nonzero(np.add.outer(np.arange(20), np.arange(20)) % 2 == 0)
+    hidden = i == (u + 2 * (u // 2)) % 20
+    fitted = ek.ImplicitALS(rank=2, reg=1e-4, epochs=15).fit(interactions(u[~hidden], i[~hidden], np.ones(180)))
+    table = fitted.recommend(k=1)
+    assert table["user"].to_pylist() == list(range(20))
+    assert all((user - item) % 2 == 0 for user, item in zip(*table.select(["user", "item"]).to_pydict().values()))
+
+
+def test_biases_are_recovered_when_there_is_nothing_else():
+    rng = np.random.default_rng(1)
+    b, c = rng.normal(0, 0.5, 40), rng.normal(0, 0.5, 30)
+    u, i = np.nonzero(np.ones((40, 30)))
+    fitted = ek.ALS(rank=1, reg=1e-4, epochs=30).fit(interactions(u, i, 3.5 + b[u] + c[i]))
+    np.testing.assert_allclose(fitted.predict(u, i), 3.5 + b[u] + c[i], atol=1e-2)
+
+
+def test_unknown_ids_follow_the_contract(model, implicit):
+    side = model.item_side
+    assert model.predict([-1], [3])[0] == pytest.approx(side.mean + side.bias[3])
+    assert model.predict([-1], [-1])[0] == pytest.approx(side.mean)
+    assert model.predict([4], [-1])[0] == pytest.approx(side.mean + model.user_bias[4])
+    cold = model.recommend([-1, "nobody"], k=4)
+    assert set(cold["status"].to_pylist()) == {"cold"}
+    best = np.argsort(-(side.bias + np.float32(side.mean)), kind="stable")[:4]
+    assert cold["item"].to_pylist() == best.tolist() * 2
+    popular = implicit.recommend(-1, k=3)
+    counts = np.bincount(implicit.seen.indices, minlength=50)
+    assert popular["item"].to_pylist() == np.argsort(-counts, kind="stable")[:3].tolist()
+    assert popular["score"].to_pylist() == pytest.approx((np.sort(counts)[::-1][:3] / 80).tolist())
+
+
+def test_statuses(model):
+    assert set(model.recommend([1, 2])["status"].to_pylist()) == {"hot"}
+    assert set(model.recommend(history={3: 4.0})["status"].to_pylist()) == {"warm"}
+    assert set(model.recommend(history={})["status"].to_pylist()) == {"cold"}
+
+
+def test_text_ids_and_one_id_without_a_list():
+    u, i = np.nonzero(np.ones((6, 5)))
+    named = interactions([f"u{x}" for x in u], [f"film {x}" for x in i], (u * i) % 5 + 1.0)
+    fitted = ek.ALS(rank=2, epochs=3).fit(named)
+    assert fitted.recommend("u3", exclude_seen=False)["user"].to_pylist() == ["u3"] * 5
+    assert fitted.recommend("u3").num_rows == 0  # everything seen: nothing left, and no padding
+    with pytest.raises(ValueError, match=r"item 'film 44' is not in the model: did you mean 'film 4'\?"):
+        fitted.recommend(history={"film 44": 3.0})
+    with pytest.raises(ValueError, match="give a mapping"):
+        fitted.recommend(history="film 4")
+
+
+def test_histories_that_make_no_sense_are_refused(model, implicit):
+    with pytest.raises(ValueError, match=r"give the history as \{item: rating\}"):
+        model.recommend(history=[3, 4])
+    with pytest.raises(ValueError, match="expected a finite number"):
+        model.recommend(history={3: float("nan")})
+    with pytest.raises(ValueError, match="give one of them"):
+        model.recommend([1], history={3: 1.0})
+    with pytest.raises(ValueError, match="stands twice"):
+        implicit.recommend(history=[3, 3])
+    with pytest.raises(ValueError, match="a weight cannot be negative"):
+        implicit.recommend(history={3: -1.0})
+    with pytest.raises(ValueError, match="k is 0"):
+        model.recommend([1], k=0)
+    with pytest.raises(ValueError, match="user -5 is not in the model"):
+        model.explain(-5, 3)
+    with pytest.raises(ValueError, match="got 2 users and 1 items"):
+        model.predict([1, 2], [3])
+
+
+def test_similar_items_are_those_of_the_cosine(model):
+    unit = model.H / np.linalg.norm(model.H, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -2)
+    table = model.similar([5, 6], k=4)
+    assert table["item"].to_pylist() == [5] * 4 + [6] * 4
+    assert table["similar"].to_pylist() == [*np.argsort(-cosine[5])[:4], *np.argsort(-cosine[6])[:4]]
+    np.testing.assert_allclose(table["score"][:4], np.sort(cosine[5])[::-1][:4], atol=1e-5)
+
+
+def test_results_go_to_pandas_and_other_arrow_readers(model):
+    table = model.recommend([1, 2], k=3)
+    assert len(pd.DataFrame.from_arrow(table)) == 6
+    assert pa.table(table).schema.names == ["user", "item", "score", "rank", "status"]
+
+
+def test_the_array_form_pads_with_minus_one(model):
+    items, scores = model.top_k(np.array([0, -1]), 60)
+    assert items.shape == scores.shape == (2, 60)
+    left = 50 - np.diff(model.seen.indptr)[0]
+    assert (items[0] >= 0).sum() == left
+    assert (items[1] >= 0).sum() == 50
+    assert np.all(scores[items < 0] == -np.inf)
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def parts_of(path):
+    return store.read_directory(path, "recommender")
+
+
+def test_a_model_that_says_otherwise_than_its_arrays_is_refused(model, tmp_path):
+    model.save(tmp_path / "model")
+    config, tensors, ids = parts_of(tmp_path / "model")
+
+    def refused(match, config=config, factors=None, seen=None, ids=ids):
+        changed = {"factors": {**tensors["factors"], **(factors or {})}, "seen": {**tensors["seen"], **(seen or {})}}
+        store.write_directory(tmp_path / "bad", "recommender", config, changed, ids)
+        with pytest.raises(ValueError, match=match) as error:
+            ek.load(tmp_path / "bad")
+        assert "\n" not in str(error.value)
+
+    W, indices = tensors["factors"]["W"], tensors["seen"]["indices"]
+    indptr = tensors["seen"]["indptr"]
+    refused("W", factors={"W": W[:-1].copy()})
+    refused("W", factors={"W": W.astype(np.float64)})
+    refused("W", factors={"W": np.full_like(W, np.nan)})
+    refused("out of order or bounds", seen={"indices": indices + 1})
+    refused("out of order or bounds", seen={"indices": -indices})
+    refused("out of order or bounds", seen={"indices": indices[::-1].copy()})
+    refused("out of order or bounds", seen={"indptr": indptr[::-1].copy()})
+    refused("out of order or bounds", seen={"indptr": indptr * 2})
+    refused("unique and ascending", ids={**ids, "users": ids["users"][::-1].copy()})
+    refused("no solver is called 'os'", config={**config, "solver": "os"})
+    refused("no setting 'shell'", config={**config, "hyperparameters": {"shell": 1}})
+    refused("rank is 'x'", config={**config, "hyperparameters": {"rank": "x"}})
+    refused("damaged", config={**config, "hyperparameters": [1]})
+    refused("damaged", config={k: v for k, v in config.items() if k != "mean"})
+    refused("mean", config={**config, "warm": "yes"})
+
+
+def test_the_config_is_readable_and_says_what_was_fitted(model, tmp_path):
+    model.save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    text = json.dumps(config)
+    assert "als" in text
+    assert '"rank": 6' in text
+
+
+def test_loading_nothing_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        ek.load(tmp_path / "nothing")
