@@ -30,7 +30,13 @@ from eckart.recommend.implicit import half_sweep
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("rank", 64), ("users", 138_493), ("items", 26_744), ("entries", 20_000_000), ("turns", 3)):
+    for name, default in (
+        ("rank", 64),
+        ("users", 138_493),
+        ("items", 26_744),
+        ("entries", 20_000_000),
+        ("turns", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     data = ek.synthetic(users=args.users, items=args.items, entries=args.entries, rated=False, seed=0)
@@ -41,7 +47,13 @@ def main() -> None:
 
     peer_seconds: list[float] = []
     peer = AlternatingLeastSquares(
-        factors=args.rank, regularization=0.01, alpha=1.0, use_cg=False, iterations=1, num_threads=threads, random_state=0
+        factors=args.rank,
+        regularization=0.01,
+        alpha=1.0,
+        use_cg=False,
+        iterations=1,
+        num_threads=threads,
+        random_state=0,
     )
     peer.fit_callback = lambda iteration, seconds, *_: peer_seconds.append(seconds)
     peer_matrix = csr_matrix(R)
@@ -53,7 +65,10 @@ def main() -> None:
         W, objective = half_sweep(R, H, solver.alpha, solver.unobserved_weight, solver._row_reg(R), threads)
         our_seconds.append(time.perf_counter() - began)
         peer.fit(peer_matrix, show_progress=False)  # goes on from where it is
-    ours, theirs = statistics.median(our_seconds[1:]), statistics.median(peer_seconds[1:])  # the first warms up
+    ours, theirs = (
+        statistics.median(our_seconds[1:]),
+        statistics.median(peer_seconds[1:]),
+    )  # the first warms up
     print(
         json.dumps(
             {

@@ -28,7 +28,9 @@ def tried(train: pa.Table, regs: tuple[float, ...], rank: int) -> dict[str, floa
     """Best and last validation RMSE of each reg on a tenth of train."""
     held = np.random.default_rng(1).random(train.num_rows) < 0.1
     fit, valid = part(train, ~held), part(train, held)
-    return {str(reg): round(ek.ALS(rank=rank, reg=reg).fit(fit, valid).history[-1]["validation_rmse"], 4) for reg in regs}
+    return {
+        str(reg): round(ek.ALS(rank=rank, reg=reg).fit(fit, valid).history[-1]["validation_rmse"], 4) for reg in regs
+    }
 
 
 def main() -> None:

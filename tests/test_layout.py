@@ -52,7 +52,10 @@ def test_the_check_sees_a_wrong_import(tmp_path):
     "statement, absent",
     [
         ("import eckart", ["numpy", "torch", "pyarrow", "matplotlib", "scipy"]),
-        ("import eckart; eckart.read, eckart.ALS, eckart.evaluate", ["torch", "pyarrow.dataset", "matplotlib", "pandas"]),
+        (
+            "import eckart; eckart.read, eckart.ALS, eckart.evaluate",
+            ["torch", "pyarrow.dataset", "matplotlib", "pandas"],
+        ),
         ("import eckart.cli.main", ["numpy", "torch", "pyarrow", "matplotlib", "scipy"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_the_objective_never_rises_and_is_the_one_defined(solver, data, exponent
     model = solver.fit(data)
     values = [record["objective"] for record in model.history]
     assert len(values) == 6
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in itertools.pairwise(values):
         assert after <= before * (1 + 1e-5)
     assert values[-1] == pytest.approx(objective(data, model), rel=1e-4)
 
@@ -71,7 +72,12 @@ def test_folding_in_the_training_users_gives_their_rows_back(solver, data):
 
 @every_solver
 @few
-@given(data=triples(), order=st.permutations(range(12)), item_order=st.permutations(range(9)), as_text=st.booleans())
+@given(
+    data=triples(),
+    order=st.permutations(range(12)),
+    item_order=st.permutations(range(9)),
+    as_text=st.booleans(),
+)
 def test_renaming_users_and_items_changes_nothing_else(solver, data, order, item_order, as_text):
     u, i, r = data
     new_user = [f"u{x:02}" for x in order] if as_text else [7 * x - 20 for x in order]
@@ -154,7 +160,10 @@ def test_an_explanation_adds_up_to_the_prediction(solver, data):
 def test_a_newcomer_with_a_users_history_is_that_user(solver, data):
     model = solver.fit(data)
     begin, end = data.matrix.indptr[:2]
-    ids, values = data.items.ids[data.matrix.indices[begin:end]].tolist(), data.matrix.data[begin:end].tolist()
+    ids, values = (
+        data.items.ids[data.matrix.indices[begin:end]].tolist(),
+        data.matrix.data[begin:end].tolist(),
+    )
     newcomer = model.recommend(history=dict(zip(ids, values, strict=True)), k=9)
     known = model.recommend(data.users.ids[0].item(), k=9)
     assert newcomer["item"].to_pylist() == known["item"].to_pylist()

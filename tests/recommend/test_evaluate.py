@@ -100,8 +100,7 @@ def protocol(train, test, k, relevant=None, histories=None):
         if relevant is None or r >= relevant:
             targets.setdefault(u, set()).add(i)
     lists = {
-        u: [i for i in sorted(holders, key=lambda i: (-holders[i], i)) if i not in had.get(u, ())][:k]
-        for u in targets
+        u: [i for i in sorted(holders, key=lambda i: (-holders[i], i)) if i not in had.get(u, ())][:k] for u in targets
     }
     total = dict.fromkeys(["recall", "recall_capped", "precision", "ndcg", "map", "mrr", "hit_rate"], 0.0)
     for u, wanted in targets.items():
@@ -161,9 +160,7 @@ def train_and_test(draw):
 def test_report_is_the_protocol(sides, k, relevant):
     train, test = sides
     assume(relevant is None or any(r >= relevant for *_, r in test))
-    report = evaluate(
-        Popularity.fit(interactions(train)), interactions(test), k, relevant=relevant, intervals=None
-    )
+    report = evaluate(Popularity.fit(interactions(train)), interactions(test), k, relevant=relevant, intervals=None)
     assert dict(report) == pytest.approx(protocol(train, test, k, relevant), abs=1e-6)
 
 
@@ -358,9 +355,7 @@ def test_intervals_hold_the_numbers_and_are_deterministic():
     train, test = world()
     model = Popularity.fit(interactions(train))
     report = evaluate(model, interactions(test), seed=5)
-    assert set(report.intervals) == {
-        name for name in report if name == "rmse" or name == "mae" or "@" in name
-    } - {
+    assert set(report.intervals) == {name for name in report if name == "rmse" or name == "mae" or "@" in name} - {
         "coverage@10",
         "novelty@10",
     }
@@ -394,9 +389,7 @@ def test_report_is_an_immutable_mapping_that_prints_and_exports():
     assert "95 % interval" in lines[0]
     ends = {line.index(line.split()[1]) + len(line.split()[1]) for line in lines[1:]}
     assert len(ends) == 1  # values are right-aligned
-    assert "interval" not in repr(
-        evaluate(Popularity.fit(interactions(train)), interactions(test), intervals=None)
-    )
+    assert "interval" not in repr(evaluate(Popularity.fit(interactions(train)), interactions(test), intervals=None))
     assert repr(Report({}, {})).split() == ["value"]
 
 

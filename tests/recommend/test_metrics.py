@@ -53,8 +53,7 @@ def by_definition(items, targets, k):
         "recall": len(places) / len(targets),
         "recall_capped": len(places) / best,
         "precision": len(places) / k,
-        "ndcg": sum(1 / math.log2(r + 1) for r in places)
-        / sum(1 / math.log2(r + 1) for r in range(1, best + 1)),
+        "ndcg": sum(1 / math.log2(r + 1) for r in places) / sum(1 / math.log2(r + 1) for r in range(1, best + 1)),
         "map": sum(sum(p <= r for p in places) / r for r in places) / best,
         "mrr": 1 / places[0] if places else 0.0,
         "hit_rate": float(bool(places)),

@@ -45,7 +45,9 @@ def test_a_checkerboard_comes_back_with_its_hole_filled():
     fitted = ek.ImplicitALS(rank=2, reg=1e-4, epochs=15).fit(interactions(u[~hidden], i[~hidden], np.ones(180)))
     table = fitted.recommend(k=1)
     assert table["user"].to_pylist() == list(range(20))
-    assert all((user - item) % 2 == 0 for user, item in zip(*table.select(["user", "item"]).to_pydict().values()))
+    assert all(
+        (user - item) % 2 == 0 for user, item in zip(*table.select(["user", "item"]).to_pydict().values(), strict=False)
+    )
 
 
 def test_biases_are_recovered_when_there_is_nothing_else():
@@ -145,7 +147,10 @@ def test_a_model_that_says_otherwise_than_its_arrays_is_refused(model, tmp_path)
     config, tensors, ids = parts_of(tmp_path / "model")
 
     def refused(match, config=config, factors=None, seen=None, ids=ids):
-        changed = {"factors": {**tensors["factors"], **(factors or {})}, "seen": {**tensors["seen"], **(seen or {})}}
+        changed = {
+            "factors": {**tensors["factors"], **(factors or {})},
+            "seen": {**tensors["seen"], **(seen or {})},
+        }
         store.write_directory(tmp_path / "bad", "recommender", config, changed, ids)
         with pytest.raises(ValueError, match=match) as error:
             ek.load(tmp_path / "bad")

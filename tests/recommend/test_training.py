@@ -122,3 +122,10 @@ def test_negative_values_are_refused_by_implicit_als(parts):
     matrix.data[5] = -1
     with pytest.raises(ValueError, match="a weight cannot be negative"):
         ek.ImplicitALS(rank=2).fit(dataclasses.replace(parts[0], matrix=matrix))
+
+
+@every_solver
+def test_validation_data_of_strangers_are_refused(solver, parts):
+    strangers = ek.read({"user": ["x", "y"], "item": ["a", "b"], "rating": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="no validation entry has a user and an item"):
+        solver.fit(parts[0], strangers)

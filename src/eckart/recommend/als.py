@@ -13,6 +13,7 @@ Symbols: n_u number of ratings of user u; W (n x k), H (m x k) the factors. See 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,9 +25,10 @@ from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.split import split
 from eckart.recommend.initial import initial_factors
+from eckart.recommend.metrics import rmse
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, require_fit
-from eckart.recommend.training import Callback, Record, State, fingerprint, run_epochs
+from eckart.recommend.training import Callback, Record, State, fingerprint, held_out_entries, run_epochs
 
 __all__ = ["ALS"]
 
@@ -128,18 +130,7 @@ class ALS:
             state = {"W": W, "H": H, "user_bias": user_bias, "item_bias": item_bias}
             return state, {"objective": float(objective + penalty)}
 
-        validate = None
-        if validation is not None:
-            held_out, _ = validation.aligned(data.users, data.items)
-            rows = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
-            columns = held_out.indices.astype(np.int64)
-
-            def validate(state: State) -> tuple[str, float]:
-                scores = kernels.pair_scores(
-                    state["W"], state["H"], state["user_bias"], state["item_bias"], mean, rows, columns, threads
-                )
-                return "rmse", float(np.sqrt(np.mean((scores.astype(np.float64) - held_out.data) ** 2)))
-
+        validate = None if validation is None else _rmse_on(validation, data, mean, threads)
         n, m = R.shape
         start = {
             "W": initial_factors(R, by_item, self.rank, self.seed),
@@ -200,6 +191,20 @@ class ALS:
 
     def _row_reg(self, matrix: csr_array) -> np.ndarray:
         return (self.reg * np.diff(matrix.indptr).astype(np.float64) ** self.exponent).astype(np.float32)
+
+
+def _rmse_on(
+    validation: Interactions, data: Interactions, mean: float, threads: int
+) -> Callable[[State], tuple[str, float]]:
+    held_out = held_out_entries(validation, data)
+    rows = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
+    columns = held_out.indices.astype(np.int64)
+
+    def rmse_of(state: State) -> tuple[str, float]:
+        W, H, b, c = state["W"], state["H"], state["user_bias"], state["item_bias"]
+        return "rmse", rmse(kernels.pair_scores(W, H, b, c, mean, rows, columns, threads), held_out.data)
+
+    return rmse_of
 
 
 def half_sweep(

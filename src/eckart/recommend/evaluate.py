@@ -51,9 +51,7 @@ class Model(Protocol):
         """Score of each (user id, item id) pair, unknown ids included."""
         ...
 
-    def top_k(
-        self, user_rows: np.ndarray, k: int, exclude_seen: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def top_k(self, user_rows: np.ndarray, k: int, exclude_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Best item rows (q, k), padded with -1, and their scores; user row -1 is someone unknown."""
         ...
 
@@ -212,9 +210,7 @@ def evaluate(
     ranked, scores = _rankings(served, wanted, k)
     numbers |= {f"{name}@{k}": float(x.mean()) for name, x in scores.items()}
     if intervals is not None:
-        ends = bootstrap_intervals(
-            np.column_stack(list(scores.values())), np.ones(len(ranked)), intervals, seed=seed
-        )
+        ends = bootstrap_intervals(np.column_stack(list(scores.values())), np.ones(len(ranked)), intervals, seed=seed)
         bounds |= {f"{name}@{k}": _pair(x) for name, x in zip(scores, ends, strict=True)}
     if np.any(ranked >= 0):
         # Popularity is that of training, also when the served model knows only the folded-in users.
@@ -236,9 +232,7 @@ def evaluate(
     )
 
 
-def _check(
-    test: Interactions, k: int, relevant: float | None, fold_in: float | None, intervals: float | None
-) -> None:
+def _check(test: Interactions, k: int, relevant: float | None, fold_in: float | None, intervals: float | None) -> None:
     if k < 1:
         raise ValueError(f"k is {k}: choose at least 1")
     for name, x in (("fold_in", fold_in), ("intervals", intervals)):
@@ -265,9 +259,7 @@ def _split_histories(
         )
     n = np.diff(test.matrix.indptr)
     if not np.any(n >= 2):
-        raise ValueError(
-            "every test user has a single entry: fold_in needs at least two, one to give and one to find"
-        )
+        raise ValueError("every test user has a single entry: fold_in needs at least two, one to give and one to find")
     # Mult-VAE holds out floor((1 - share) n). The step back keeps 0.55 * 100 = 55.00000000000001 at 55.
     given = np.clip(np.ceil(share * n - 1e-9), 1, np.maximum(n - 1, 1)).astype(np.int64)
     rows = test.user_rows()

@@ -14,6 +14,7 @@ Symbols: n_u entries of user u; n users, m items; W (n x k), H (m x k). See docs
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -29,7 +30,7 @@ from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import find_hits, ndcg
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, require_fit
-from eckart.recommend.training import Callback, Record, State, fingerprint, run_epochs
+from eckart.recommend.training import Callback, Record, State, fingerprint, held_out_entries, run_epochs
 
 __all__ = ["ImplicitALS"]
 
@@ -132,13 +133,7 @@ class ImplicitALS:
             penalty = reg_items @ np.sum(H.astype(np.float64) ** 2, axis=1)
             return {"W": W, "H": H}, {"objective": float(objective + penalty)}
 
-        validate = None
-        if validation is not None:
-            held_out, _ = validation.aligned(data.users, data.items)
-
-            def validate(state: State) -> tuple[str, float]:
-                return "ndcg@10", _mean_ndcg(self._model(state, data, []), held_out)
-
+        validate = None if validation is None else self._ndcg_on(validation, data)
         start = {
             "W": initial_factors(R, by_item, self.rank, self.seed),
             "H": np.zeros((R.shape[1], self.rank), np.float32),
@@ -153,9 +148,22 @@ class ImplicitALS:
             callback=callback,
             checkpoint=checkpoint,
             resume=resume,
-            identity="" if checkpoint is None else fingerprint(data, validation, {"solver": "implicit-als", **settings}),
+            identity=""
+            if checkpoint is None
+            else fingerprint(data, validation, {"solver": "implicit-als", **settings}),
         )
         return self._model(state, data, history)
+
+    def _ndcg_on(self, validation: Interactions, data: Interactions) -> Callable[[State], tuple[str, float]]:
+        held_out = held_out_entries(validation, data)
+        users = np.flatnonzero(np.diff(held_out.indptr))
+        targets = csr_array(held_out[users])
+
+        def ndcg_of(state: State) -> tuple[str, float]:
+            ranked, _ = self._model(state, data, []).top_k(users, 10)
+            return "ndcg@10", float(np.mean(ndcg(*find_hits(ranked, targets))))
+
+        return ndcg_of
 
     def _model(self, state: State, data: Interactions, history: list[Record]) -> Recommender:
         n, m = data.matrix.shape
@@ -230,9 +238,3 @@ def require_not_negative(matrix: csr_array) -> None:
     """Raise ValueError when an entry is negative: a weight cannot be."""
     if matrix.nnz and matrix.data.min() < 0:
         raise ValueError(f"a value is {matrix.data.min():g}, a weight cannot be negative: use ALS for such ratings")
-
-
-def _mean_ndcg(model: Recommender, held_out: csr_array) -> float:
-    users = np.flatnonzero(np.diff(held_out.indptr))
-    ranked, _ = model.top_k(users, 10)
-    return float(np.mean(ndcg(*find_hits(ranked, csr_array(held_out[users])))))

@@ -67,9 +67,7 @@ def mae(predicted: np.ndarray, observed: np.ndarray) -> float:
 
 def _errors(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
     if predicted.shape != observed.shape:
-        raise ValueError(
-            f"predicted is {predicted.shape}, observed {observed.shape}: give one value per entry"
-        )
+        raise ValueError(f"predicted is {predicted.shape}, observed {observed.shape}: give one value per entry")
     if not predicted.size:
         raise ValueError("no entries: an error needs at least one predicted and observed value")
     return predicted.astype(np.float64) - observed.astype(np.float64)
@@ -104,13 +102,9 @@ def find_hits(ranked: np.ndarray, targets: csr_array) -> tuple[np.ndarray, np.nd
     """
     users, items = targets.shape  # pyright: ignore[reportGeneralTypeIssues]  scipy leaves shape untyped
     if ranked.ndim != 2 or ranked.shape[0] != users or not ranked.shape[1]:
-        raise ValueError(
-            f"ranked is {ranked.shape}, expected one row for each of {users} users and k >= 1 columns"
-        )
+        raise ValueError(f"ranked is {ranked.shape}, expected one row for each of {users} users and k >= 1 columns")
     if ranked.size and not -1 <= int(ranked.min()) <= int(ranked.max()) < items:
-        raise ValueError(
-            f"ranked holds {ranked.min()}..{ranked.max()}, expected item columns 0..{items - 1} or -1"
-        )
+        raise ValueError(f"ranked holds {ranked.min()}..{ranked.max()}, expected item columns 0..{items - 1} or -1")
     if not targets.has_canonical_format:
         targets = targets.copy()
         targets.sum_duplicates()  # sorts too, and keeps explicit zeros
@@ -366,9 +360,7 @@ def bootstrap_intervals(
     """
     users = len(counts)
     if sums.ndim != 2 or counts.shape != (len(sums),) or not users:
-        raise ValueError(
-            f"sums is {sums.shape}, counts {counts.shape}: expected (users, s) and (users,), users >= 1"
-        )
+        raise ValueError(f"sums is {sums.shape}, counts {counts.shape}: expected (users, s) and (users,), users >= 1")
     if not np.all(counts > 0):
         raise ValueError("a count is not positive: leave out users with nothing to average")
     X = np.column_stack((counts, sums)).astype(np.float64)

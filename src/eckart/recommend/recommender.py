@@ -286,7 +286,11 @@ class Recommender:
         seen, _ = interactions.aligned(interactions.users, self.items)
         W, bias = self.solver.solve_users(seen, self.item_side)
         folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
-        for shared in ("_packed", "_unit_items", "_cold_scores"):  # of the items alone: built once, used by both
+        for shared in (
+            "_packed",
+            "_unit_items",
+            "_cold_scores",
+        ):  # of the items alone: built once, used by both
             folded.__dict__[shared] = getattr(self, shared)
         return folded
 
@@ -429,7 +433,9 @@ class Recommender:
         rows = self._item_rows(items)
         if len(np.unique(rows)) < len(rows):
             raise ValueError("an item stands twice in the history: give it once")
-        values = np.array([history[x] for x in items] if isinstance(history, Mapping) else [1.0] * len(items), np.float32)
+        values = np.array(
+            [history[x] for x in items] if isinstance(history, Mapping) else [1.0] * len(items), np.float32
+        )
         if not np.isfinite(values).all():
             raise ValueError(f"a rating in the history is {values[~np.isfinite(values)][0]}: expected a finite number")
         newcomer = Vocabulary(["newcomer"])
@@ -471,7 +477,12 @@ def load(path: str | Path) -> Recommender:
     def factor(name: str, *shape: int) -> np.ndarray:
         return store.take_tensor(tensors, "factors", name, shape, f32, finite=True)
 
-    W, H, user_bias, item_bias = factor("W", n, k), factor("H", m, k), factor("user_bias", n), factor("item_bias", m)
+    W, H, user_bias, item_bias = (
+        factor("W", n, k),
+        factor("H", m, k),
+        factor("user_bias", n),
+        factor("item_bias", m),
+    )
     indptr = store.take_tensor(tensors, "seen", "indptr", (n + 1,), np.int64)
     indices = store.take_tensor(tensors, "seen", "indices", (None,), np.int32)
     values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32, finite=True)

@@ -38,11 +38,18 @@ class Solver(Protocol):
     """The contract between a solver and everything else."""
 
     predicts_ratings: ClassVar[bool]
-    rank: int
-    reg: float
-    epochs: int
-    seed: int
-    threads: int | None
+
+    # Read-only, as the fields of a frozen dataclass are.
+    @property
+    def rank(self) -> int: ...  # noqa: D102
+    @property
+    def reg(self) -> float: ...  # noqa: D102
+    @property
+    def epochs(self) -> int: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def threads(self) -> int | None: ...  # noqa: D102
 
     def fit(
         self,
@@ -106,7 +113,9 @@ def check_hyperparameters(solver: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise TypeError(f"{field.name} is {value!r}, expected a number")
         if not (math.isfinite(value) and value >= 0) or (field.name == "reg" and value == 0):
-            raise ValueError(f"{field.name} is {value}, expected a number {'above' if field.name == 'reg' else 'of at least'} 0")
+            raise ValueError(
+                f"{field.name} is {value}, expected a number {'above' if field.name == 'reg' else 'of at least'} 0"
+            )
     threads = solver.threads
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
         raise TypeError(f"threads is {threads!r}, expected an integer or None")

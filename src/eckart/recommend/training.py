@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from eckart.core import store
 from eckart.data.interactions import Interactions
 
-__all__ = ["Callback", "State", "fingerprint", "run_epochs"]
+__all__ = ["Callback", "Record", "State", "fingerprint", "held_out_entries", "run_epochs"]
 
 State = dict[str, np.ndarray]
 Record = dict[str, Any]
@@ -107,16 +108,34 @@ def fingerprint(data: Interactions, validation: Interactions | None, settings: d
     for part in (data, validation):
         if part is None:
             continue
-        for array in (part.matrix.indptr.astype(np.int64), part.matrix.indices.astype(np.int32), part.matrix.data):
-            digest.update(np.ascontiguousarray(array))
+        for array in (
+            part.matrix.indptr.astype(np.int64),
+            part.matrix.indices.astype(np.int32),
+            part.matrix.data,
+        ):
+            digest.update(np.ascontiguousarray(array).data)
         for vocabulary in (part.users, part.items):
             ids = vocabulary.ids
-            digest.update("\0".join(ids.tolist()).encode() if vocabulary.is_text else np.ascontiguousarray(ids))
+            digest.update("\0".join(ids.tolist()).encode() if vocabulary.is_text else np.ascontiguousarray(ids).data)
     return digest.hexdigest()
 
 
+def held_out_entries(validation: Interactions, data: Interactions) -> csr_array:
+    """Validation entries over the rows and columns of `data`; ValueError when not one has a known user and item."""
+    held_out, _ = validation.aligned(data.users, data.items)
+    if not held_out.nnz:
+        raise ValueError("no validation entry has a user and an item of the training data: nothing to validate on")
+    return held_out
+
+
 def _write_checkpoint(
-    directory: Path, identity: str, state: State, best: State, history: list[Record], best_loss: float, waited: int
+    directory: Path,
+    identity: str,
+    state: State,
+    best: State,
+    history: list[Record],
+    best_loss: float,
+    waited: int,
 ) -> None:
     config = {
         "identity": identity,
