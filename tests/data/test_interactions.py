@@ -49,10 +49,7 @@ def test_select_keeps_the_chosen_entries_under_their_ids(parts, data):
 def test_aligned_puts_entries_under_another_numbering(one, other):
     a, b = made(*one), made(*other).select(np.ones(len(other[0]), dtype=bool))
     matrix, known = a.aligned(b.users, b.items)
-    inside = [
-        u in b.users and i in b.items
-        for u, i in zip(a.user_rows(), a.items.ids[a.matrix.indices], strict=True)
-    ]
+    inside = [u in b.users and i in b.items for u, i in zip(a.user_rows(), a.items.ids[a.matrix.indices], strict=True)]
     assert known.tolist() == inside
     assert matrix.shape == b.matrix.shape
     assert np.array_equal(matrix.data, a.matrix.data[known])

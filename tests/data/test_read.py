@@ -20,9 +20,7 @@ from eckart.data.read import read
 from eckart.data.synthetic import synthetic
 
 NAMES = ["user", "item", "rating", "timestamp"]
-WORDS = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=":"), min_size=1, max_size=4
-)
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=":"), min_size=1, max_size=4)
 IDS = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 9), WORDS.map(lambda word: f"é{word}")
 STARS = st.floats(-5, 5, width=32) | st.sampled_from([0.0, 3e38, 1e-40])
 same_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -31,8 +29,10 @@ same_folder = settings(deadline=None, suppress_health_check=[HealthCheck.functio
 @st.composite
 def ratings(draw, unique=True, min_size=1):
     """Columns of up to 20 ratings, ids all integers or all text."""
-    pair = st.tuples(draw(st.sampled_from(IDS)), draw(st.sampled_from(IDS)))
-    pairs = draw(st.lists(pair, unique=unique, min_size=min_size, max_size=20))
+    sides = [draw(st.sampled_from(IDS)) for _ in range(2)]
+    if not unique:  # of two ids a side, so that pairs do repeat
+        sides = [st.sampled_from(draw(st.lists(side, min_size=1, max_size=2))) for side in sides]
+    pairs = draw(st.lists(st.tuples(*sides), unique=unique, min_size=min_size, max_size=20))
     n = len(pairs)
     return {
         "user": [user for user, _ in pairs],
@@ -43,9 +43,7 @@ def ratings(draw, unique=True, min_size=1):
 
 
 def same(a, b):
-    return (
-        a.to_arrow().equals(b.to_arrow()) and a.users == b.users and a.items == b.items and a.rated == b.rated
-    )
+    return a.to_arrow().equals(b.to_arrow()) and a.users == b.users and a.items == b.items and a.rated == b.rated
 
 
 def delimited(table, delimiter=",", header=True, end="\n"):
@@ -106,9 +104,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path, table, random, block):
     random.shuffle(order)
     shuffled = {name: [column[i] for i in order] for name, column in table.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            text_module, "_BLOCK", block + max(len(line) for line in delimited(table).split("\n")) * 4
-        )
+        patch.setattr(text_module, "_BLOCK", block + max(len(line) for line in delimited(table).split("\n")) * 4)
         patch.setattr(read_module, "_ROWS", 3)
         file = put(tmp_path / "a.csv", delimited(shuffled))
         assert same(read(file), read(table))
@@ -136,9 +132,7 @@ def test_duplicates_as_a_loop_over_a_dict_has_them(table, policy, with_times):
     data = read(table, duplicates=policy, timestamp=None if with_times else False)
     assert data.nnz == len(groups)
     assert (data.times is not None) == with_times
-    for n, (user, item) in enumerate(
-        zip(*data.to_arrow().select(["user", "item"]).to_pydict().values(), strict=True)
-    ):
+    for n, (user, item) in enumerate(zip(*data.to_arrow().select(["user", "item"]).to_pydict().values(), strict=True)):
         group = groups[user, item]
         stars = [rating for _, _, rating in group]
         latest = max(time for time, _, _ in group)
@@ -150,9 +144,7 @@ def test_duplicates_as_a_loop_over_a_dict_has_them(table, policy, with_times):
 
 def test_duplicates_error_names_the_pair(tmp_path):
     file = put(tmp_path / "a.csv", "user,item,rating\nann,7,1\nbob,7,2\nann,7,3\nann,7,4\n")
-    with pytest.raises(
-        ValueError, match=r"a\.csv: user 'ann' and item 7 occur 3 times together \(1 such pair\)"
-    ):
+    with pytest.raises(ValueError, match=r"a\.csv: user 'ann' and item 7 occur 3 times together \(1 such pair\)"):
         read(file, duplicates="error")
     with pytest.raises(ValueError, match="more than float32 holds"):
         read({"user": [1, 1], "item": [1, 1], "rating": [3e38, 3e38]}, duplicates="sum")
@@ -161,9 +153,7 @@ def test_duplicates_error_names_the_pair(tmp_path):
 def test_events_summed_are_counts_counted():
     events = {"user": [1, 2, 1, 1], "item": [5, 5, 5, 6]}
     assert not read(events).rated
-    assert same(
-        read(events, duplicates="sum"), read({"user": [1, 1, 2], "item": [5, 6, 5], "plays": [2, 1, 1]})
-    )
+    assert same(read(events, duplicates="sum"), read({"user": [1, 1, 2], "item": [5, 6, 5], "plays": [2, 1, 1]}))
 
 
 # --- columns ---
@@ -217,6 +207,25 @@ def test_whether_there_is_a_header(tmp_path, content, header, rows):
     assert read(put(tmp_path / "a.csv", content), header=header).nnz == rows
 
 
+@given(st.text("a:\n", max_size=60), st.integers(4, 9), st.sampled_from(["::", ":::"]))
+@settings(deadline=None)
+def test_a_delimiter_is_found_over_the_end_of_what_was_read(content, size, delimiter):
+    stream = text_module._Stream(pa.BufferReader(content.encode()), delimiter.encode(), strict=True)
+    pieces = b"".join(iter(lambda: stream.read(size), b""))
+    assert pieces.decode() == content.replace(delimiter, "\x1f")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path):
+    file = put(tmp_path / "a.csv", '\ufeff"who, in all",item\n1,2\n')
+    assert read(file, user="who, in all").users.ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_single_colons_belong_to_the_id(tmp_path, end):
+    data = read(put(tmp_path / "a.dat", f"4::u:v::b:{end}"), rating=0, user=1, item=2)
+    assert data.to_arrow().to_pylist() == [{"user": "u:v", "item": "b:", "rating": 4}]
+
+
 # --- ids, ratings, times ---
 
 
@@ -243,15 +252,11 @@ def test_text_is_an_integer_id_only_where_all_of_it_is(tmp_path, texts, ids):
 def test_a_late_word_makes_the_whole_column_text(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_module, "_BLOCK", 1000)
-        data = read(
-            put(tmp_path / "a.csv", "user,item\n" + "".join(f"{n},1\n" for n in range(900)) + "abc,1\n")
-        )
+        data = read(put(tmp_path / "a.csv", "user,item\n" + "".join(f"{n},1\n" for n in range(900)) + "abc,1\n"))
     assert data.users.ids.tolist() == sorted([str(n) for n in range(900)] + ["abc"])
 
 
-@pytest.mark.parametrize(
-    "kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float64"]
-)
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float64"])
 def test_integer_ids_of_every_width(kind):
     data = read({"user": np.array([3, 1], dtype=kind), "item": pa.array([1, 2]).cast(kind), "rating": [1, 2]})
     assert data.users.ids.tolist() == [1, 3]
@@ -368,18 +373,14 @@ def test_a_nul_far_down_is_found(tmp_path):
 @example(None)
 def test_the_line_named_is_the_line_in_the_file(tmp_path, data):
     draw = (lambda strategy: data.draw(strategy)) if data else (lambda strategy: "")
-    good = st.sampled_from(
-        ["1,2,3\n", '"x\n\r\ny",2,3\r\n', "\n", "\r\n", '1,"q""\n",3\n', 'a"b,2,3\n', '"a"b,2,3\r']
-    )
-    head = draw(
-        st.sampled_from(["", "user,item,rating\n", "\n\r\nuser,item,rating\n", '"user",item,"rating"\r\n'])
-    )
+    good = st.sampled_from(["1,2,3\n", '"x\n\r\ny",2,3\r\n', "\n", "\r\n", '1,"q""\n",3\n', 'a"b,2,3\n', '"a"b,2,3\r'])
+    head = draw(st.sampled_from(["", "user,item,rating\n", "\n\r\nuser,item,rating\n", '"user",item,"rating"\r\n']))
     before = head + "".join(draw(st.lists(good, max_size=60))) + "1,1,1\n"
     bad = draw(st.sampled_from(["1,2,bad\n", "1,2\n", ",2,3\n", '"new\nline",2,bad\n'])) or "1,2\n"
     after = "".join(draw(st.lists(good, max_size=9)))
     line = len(re.findall("\r\n|\r|\n", before)) + 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_module, "_BLOCK", 100)
+        patch.setattr(text_module, "_BLOCK", 40)
         file = put(tmp_path / "a.csv", before + bad + after)
         with pytest.raises(ValueError, match=f"a.csv, line {line}: "):
             read(file)
@@ -417,6 +418,13 @@ def test_a_bad_table_is_one_sentence_with_its_row(table, words):
     with pytest.raises(ValueError, match=words) as caught:
         read(table)
     assert "\n" not in str(caught.value)
+
+
+def test_text_in_a_table_that_is_not_utf8_is_refused():
+    offsets, damaged = pa.py_buffer(np.array([0, 1], dtype=np.int32)), pa.py_buffer(b"\xff")
+    user = pa.Array.from_buffers(pa.string(), 1, [None, offsets, damaged])
+    with pytest.raises(ValueError, match=r"Table: is damaged: .*Invalid UTF8"):
+        read(pa.table({"user": user, "item": [1]}))
 
 
 def test_what_is_no_source_and_what_is_no_argument(tmp_path):
@@ -511,6 +519,12 @@ def test_what_synthetic_draws_comes_back_from_a_file_in_many_blocks(tmp_path, mo
     table = data.to_arrow().to_pydict()
     assert same(read(put(tmp_path / "a.csv", delimited(table))), data)
     assert same(read(put(tmp_path / "a.dat", delimited(table, "::", header=False))), data)
+
+
+def test_quoted_lines_run_over_the_end_of_a_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_module, "_BLOCK", 500)
+    table = {"user": [f"a\n{n}\n\n" for n in range(900)], "item": [1] * 900, "rating": [1.5] * 900}
+    assert same(read(put(tmp_path / "a.csv", delimited(table))), read(table))
 
 
 def test_reading_loads_no_heavy_library(tmp_path):

@@ -14,9 +14,7 @@ WAYS = ("random", "time", "user", "leave_one_out")
 @st.composite
 def timed(draw):
     """Between 10 and 60 entries of which many are equally late."""
-    cells = draw(
-        st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), unique=True, min_size=10, max_size=60)
-    )
+    cells = draw(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), unique=True, min_size=10, max_size=60))
     times = draw(st.lists(st.integers(0, 5), min_size=len(cells), max_size=len(cells)))
     return {
         "user": [c[0] for c in cells],

@@ -56,9 +56,7 @@ _SYNONYMS: dict[str, tuple[set[str], ...]] = {
 _ALL = set().union(*(tier for tiers in _SYNONYMS.values() for tier in tiers))
 
 
-def find_columns(
-    names: Sequence[str], chosen: Mapping[str, str | int | bool | None], where: str
-) -> dict[str, int]:
+def find_columns(names: Sequence[str], chosen: Mapping[str, str | int | bool | None], where: str) -> dict[str, int]:
     """Position of each role's column in a source whose columns have names.
 
     Parameters
@@ -97,15 +95,11 @@ def find_columns(
         if matches:
             found[role] = matches[0]
         elif role in ("user", "item"):
-            raise ValueError(
-                f"{where}: no {role} column among {quoted(names)}: say which one it is with {role}=."
-            )
+            raise ValueError(f"{where}: no {role} column among {quoted(names)}: say which one it is with {role}=.")
     return {role: found[role] for role in ROLES if role in found}
 
 
-def positional_columns(
-    count: int, chosen: Mapping[str, str | int | bool | None], where: str
-) -> dict[str, int]:
+def positional_columns(count: int, chosen: Mapping[str, str | int | bool | None], where: str) -> dict[str, int]:
     """Position of each role's column where columns have no names: user, item, rating, timestamp in order.
 
     Raises
@@ -125,9 +119,7 @@ def positional_columns(
             )
     found = _chosen_positions([""] * count, chosen, where)
     if count > 4 and not {"user", "item"} <= found.keys():
-        raise ValueError(
-            f"{where}: {count} columns and no header: give the positions with user=, item=, rating=."
-        )
+        raise ValueError(f"{where}: {count} columns and no header: give the positions with user=, item=, rating=.")
     free = [i for i in range(count) if i not in found.values()] if count <= 4 else []
     for role in ROLES:
         if role not in found and free:
@@ -205,11 +197,7 @@ def _named(names: Sequence[str], name: str, role: str, where: str) -> int:
     exact = [i for i, n in enumerate(names) if n == name]
     matches = exact or [i for i, n in enumerate(names) if _plain(n) == _plain(name)]
     if not matches:
-        raise ValueError(
-            f"{where}: no column {quoted([name])}, there are {quoted(names)}: give {role}= one of these."
-        )
+        raise ValueError(f"{where}: no column {quoted([name])}, there are {quoted(names)}: give {role}= one of these.")
     if len(matches) > 1:
-        raise ValueError(
-            f"{where}: {len(matches)} columns are called {quoted([name])}: give {role}= a position."
-        )
+        raise ValueError(f"{where}: {len(matches)} columns are called {quoted([name])}: give {role}= a position.")
     return matches[0]

@@ -77,9 +77,7 @@ def merge_duplicates(
     with np.errstate(over="ignore"):
         merged = merged.astype(np.float32)
     if not bool(np.isfinite(merged).all()):
-        raise ValueError(
-            "the ratings of a pair add up to more than float32 holds: pass duplicates='mean' or 'last'."
-        )
+        raise ValueError("the ratings of a pair add up to more than float32 holds: pass duplicates='mean' or 'last'.")
     latest = None if times is None else np.maximum.reduceat(times, first)
     return user_rows[first], item_rows[first], merged, latest
 

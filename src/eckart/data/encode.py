@@ -40,11 +40,7 @@ def complaint(role: str, value: Any) -> str:
     "rating is 'five', expected a number"
     """
     is_nan = isinstance(value, float) and value != value
-    if (
-        value is None
-        or (isinstance(value, str) and not value.strip())
-        or (is_nan and role in ("user", "item"))
-    ):
+    if value is None or (isinstance(value, str) and not value.strip()) or (is_nan and role in ("user", "item")):
         return f"{role} is missing, expected {_EXPECTED[role]}"
     shown = str(value) if isinstance(value, float) else repr(value)
     shown = shown if len(shown) <= 40 else f"{shown[:30]}...{shown[-6:]}"
@@ -147,9 +143,7 @@ def encode_ratings(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     elif _is_numeric(column.type) or pa.types.is_null(column.type):
         numbers = column.cast(pa.float64(), safe=False)
     else:
-        raise ValueError(
-            f"the rating column is {column.type}, expected numbers: name another, or rating=False."
-        )
+        raise ValueError(f"the rating column is {column.type}, expected numbers: name another, or rating=False.")
     with np.errstate(over="ignore"):
         ratings = numbers.to_numpy(zero_copy_only=False).astype(np.float32)
     return ratings, ~np.isfinite(ratings)
@@ -220,9 +214,7 @@ def _as_ids(column: pa.Array, role: str) -> pa.Array:
         try:
             return column.cast(pa.int64())
         except pa.ArrowInvalid:
-            raise ValueError(
-                f"an id in the {role} column is beyond 64-bit integers: give them as strings."
-            ) from None
+            raise ValueError(f"an id in the {role} column is beyond 64-bit integers: give them as strings.") from None
     if pa.types.is_floating(kind):  # what pandas makes of integers with a missing one among them
         column = column.cast(pa.float64())
         whole = column.to_numpy(zero_copy_only=False)

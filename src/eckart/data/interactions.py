@@ -67,9 +67,7 @@ class Interactions:
         index = np.int32 if len(key) < 2**31 else np.int64
         counts = np.bincount(user_rows, minlength=len(users))
         indptr = np.concatenate(([0], np.cumsum(counts))).astype(index)
-        matrix = csr_array(
-            (values.astype(np.float32), item_rows.astype(index), indptr), shape=(len(users), len(items))
-        )
+        matrix = csr_array((values.astype(np.float32), item_rows.astype(index), indptr), shape=(len(users), len(items)))
         return cls(matrix, users, items, times, rated)
 
     @property

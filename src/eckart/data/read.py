@@ -171,9 +171,7 @@ def _encoded(table: _Table, skip: bool) -> tuple[dict[str, list[Any]], _Skipped]
             what = "line" if table.is_text else "row"
             if not skip:
                 place = table.place(seen + at)
-                raise ValueError(
-                    f"{table.name}, {place}: {why}. Drop or mend that {what}, or pass bad_lines='skip'."
-                )
+                raise ValueError(f"{table.name}, {place}: {why}. Drop or mend that {what}, or pass bad_lines='skip'.")
             skipped.add(why, int(np.count_nonzero(any_bad)))
             keep = ~any_bad
             kept = pa.array(keep)
@@ -188,9 +186,7 @@ def _encoded(table: _Table, skip: bool) -> tuple[dict[str, list[Any]], _Skipped]
     return parts, skipped
 
 
-def _encode(
-    columns: dict[str, pa.Array], name: str
-) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
+def _encode(columns: dict[str, pa.Array], name: str) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
     values: dict[str, Any] = {}
     bad: dict[str, np.ndarray] = {}
     missing = np.zeros(len(columns["user"]), dtype=bool)
@@ -224,9 +220,7 @@ def _file(
         with path.open("rb") as file:
             magic = file.read(4)
         if magic.startswith(b"PK\x03\x04"):
-            raise ValueError(
-                f"{name}: is a zip archive (as .xlsx files are): unpack it and read the file inside."
-            )
+            raise ValueError(f"{name}: is a zip archive (as .xlsx files are): unpack it and read the file inside.")
         if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
             return _parquet(path, name, chosen)
         return _delimited(text.open_text(path, name, delimiter), chosen, header, skip)
@@ -259,9 +253,7 @@ def _delimited(
                 good += batch.num_rows
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             why = text.broken_line(file, named, columns, 0 if skip else good, skip)
-            advice = (
-                "" if skip or "UTF-8" in (why or "") else " Drop or mend that line, or pass bad_lines='skip'."
-            )
+            advice = "" if skip or "UTF-8" in (why or "") else " Drop or mend that line, or pass bad_lines='skip'."
             if why:
                 raise ValueError(f"{file.name}, {why}{advice}") from None
             raise ValueError(f"{file.name}: cannot be read as text: {_one_line(error)}") from None
@@ -278,9 +270,7 @@ def _parquet(path: Path, name: str, chosen: Mapping[str, str | int | bool | None
     found = find_columns(names, chosen, name)
     wanted = [names[i] for i in found.values()]
     if twice := [column for column in wanted if names.count(column) > 1]:
-        raise ValueError(
-            f"{name}: several columns are called {quoted(twice[:1])}: give them different names."
-        )
+        raise ValueError(f"{name}: several columns are called {quoted(twice[:1])}: give them different names.")
 
     def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
         stream = file.iter_batches(batch_size=_ROWS, columns=wanted)
@@ -304,9 +294,7 @@ def _memory(source: Any, chosen: Mapping[str, str | int | bool | None]) -> _Tabl
         if isinstance(source, Mapping):
             source = pa.table({key: _column(key, values) for key, values in source.items()})
         if not hasattr(source, "__arrow_c_stream__"):
-            raise TypeError(
-                f"cannot read ratings from {name}: expected a path, a table, or a dict of arrays."
-            )
+            raise TypeError(f"cannot read ratings from {name}: expected a path, a table, or a dict of arrays.")
         stream = pa.RecordBatchReader.from_stream(source)
     except (pa.ArrowException, ValueError) as error:
         raise ValueError(f"{name}: cannot be read as a table: {_one_line(error)}") from None

@@ -35,8 +35,9 @@ def synthetic(
 ) -> Interactions:
     """Draw ratings with the shape of real ones, the same for the same arguments.
 
-    With the shape of MovieLens-20M (138,493 x 26,744, 20,000,000 entries) the longest user has about 9,000
-    ratings and the median one 70, the most popular item 67,000 and the median one 18, as there.
+    With the shape of MovieLens-20M (138,493 x 26,744, 20,000,000 entries) the longest user has 9,538
+    ratings and the median one 69, the most popular item 63,214 and the median one 22 (there: 9,254 and 68,
+    67,310 and 18), at seed 0.
 
     Parameters
     ----------
@@ -71,9 +72,7 @@ def synthetic(
     if min(users, items, entries, rank) < 1 or noise < 0:
         raise ValueError("users, items, entries and rank must be at least 1, and noise at least 0.")
     if entries > users * items:
-        raise ValueError(
-            f"{entries:,} entries, but {users:,} users and {items:,} items make {users * items:,} pairs."
-        )
+        raise ValueError(f"{entries:,} entries, but {users:,} users and {items:,} items make {users * items:,} pairs.")
     if not popularity > 1:
         raise ValueError(f"popularity={popularity}: expected more than 1.")
     rng = np.random.default_rng(seed)
@@ -143,11 +142,7 @@ def _pairs(
     def raced(user: int, has: np.ndarray) -> np.ndarray:
         finish = rng.standard_exponential(items) / chance[likes[user]]
         finish[has] = np.inf
-        return (
-            np.argpartition(finish, wanted - 1)[:wanted]
-            if (wanted := int(degrees[user]) - len(has))
-            else has[:0]
-        )
+        return np.argpartition(finish, wanted - 1)[:wanted] if (wanted := int(degrees[user]) - len(has)) else has[:0]
 
     user_rows, item_rows = [], []
     for block in np.split(np.arange(len(degrees)), np.flatnonzero(np.diff(np.cumsum(degrees) // _BLOCK)) + 1):
@@ -176,9 +171,7 @@ def _introduce(user_rows: np.ndarray, item_rows: np.ndarray, items: int, rng: np
     missing = np.flatnonzero(np.bincount(item_rows, minlength=items) == 0)
     order = rng.permutation(len(item_rows))
     keeper = np.empty(items, dtype=np.int64)
-    keeper[item_rows[order]] = np.arange(
-        len(order)
-    )  # of the entries of an item, the last in this order stays
+    keeper[item_rows[order]] = np.arange(len(order))  # of the entries of an item, the last in this order stays
     stays = np.zeros(len(order), dtype=bool)
     stays[keeper[np.setdiff1d(np.arange(items), missing)]] = True
     spare = order[~stays][: len(missing)]

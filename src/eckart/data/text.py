@@ -74,9 +74,7 @@ def open_text(path: Path, name: str, delimiter: str | None) -> TextFile:
     ValueError
         An empty file, one that is not UTF-8 text, or a delimiter that cannot be one.
     """
-    if delimiter is not None and (
-        not delimiter or not isinstance(delimiter, str) or set(delimiter) & set('"\r\n')
-    ):
+    if delimiter is not None and (not delimiter or not isinstance(delimiter, str) or set(delimiter) & set('"\r\n')):
         raise ValueError(f"delimiter={delimiter!r}: expected a character such as ',' or a few such as '::'.")
     with pa.input_stream(path, compression=sniff_compression(path)) as file:
         head = file.read(_HEAD)

@@ -135,9 +135,7 @@ def as_ids(ids: Any) -> np.ndarray:
         return array.astype(_STRING)
     if array.dtype.kind in "iu":
         if array.dtype.kind == "u" and array.size and int(array.max()) >= 2**63:
-            raise TypeError(
-                f"id {array.max()} does not fit a signed 64-bit integer: give such ids as strings"
-            )
+            raise TypeError(f"id {array.max()} does not fit a signed 64-bit integer: give such ids as strings")
         return array.astype(np.int64, copy=False)
     if array.dtype == object and all(isinstance(x, str) for x in array.flat):
         return array.astype(_STRING)
