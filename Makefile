@@ -1,12 +1,13 @@
 # make demo: from nothing to recommendations.  make test: every test.  make check: style, types, layout.
 # make sanitize: the kernel tests under the address and undefined-behaviour sanitizers.
+# make cross: the kernels built for another processor (Arm by default) and checked in an emulator.
 # Each does all of its own set-up in .venv (or build/), and only what has changed is done again.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard kernels/*)
 
-.PHONY: demo test check sanitize clean
+.PHONY: demo test check sanitize cross clean
 
 demo: .venv/.demo
 	$(BIN)/eckart demo
@@ -19,12 +20,22 @@ check: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_layout.py
-	$(BIN)/clang-format --dry-run --Werror kernels/*
+	$(BIN)/clang-format --dry-run --Werror kernels/* tests/kernels/*.cpp
 
 sanitize: build/sanitize/.done
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	build/sanitize/venv/bin/python -m pytest -p no:cacheprovider tests/kernels
+
+# Debian: apt-get install g++-aarch64-linux-gnu qemu-user
+CROSS ?= aarch64-linux-gnu-g++
+CROSS_FLAGS ?= -static
+EMULATOR ?= qemu-aarch64
+cross:
+	mkdir -p build
+	$(CROSS) -std=c++20 -O3 -ffp-contract=fast -Wall -Wextra -Werror $(CROSS_FLAGS) -o build/self_check \
+	    tests/kernels/self_check.cpp kernels/row_solve.cpp kernels/score.cpp kernels/top_k.cpp -pthread
+	$(EMULATOR) build/self_check
 
 clean:
 	rm -rf .venv build

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #if defined(__AVX512F__) || defined(__AVX__)
 #include <immintrin.h>
@@ -27,10 +28,15 @@ inline constexpr std::size_t MR = 4;
 static_assert(W % MR == 0, "padding to W also pads to MR");
 
 using vec = float __attribute__((vector_size(W * sizeof(float))));
-using vec_unaligned = float __attribute__((vector_size(W * sizeof(float)), aligned(alignof(float)), may_alias));
 
-inline vec load(const float* p) { return *reinterpret_cast<const vec_unaligned*>(p); }
-inline void store(float* p, vec x) { *reinterpret_cast<vec_unaligned*>(p) = x; }
+// By memcpy, which both compilers turn into one unaligned load or store: Clang does not believe a vector type that is
+// declared with less alignment.
+inline vec load(const float* p) {
+    vec x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+inline void store(float* p, vec x) { std::memcpy(p, &x, sizeof x); }
 inline vec broadcast(float x) { return x - vec{}; }  // x - 0 in every lane; + 0 would lose the sign of -0
 
 // Lanes added pairwise, in a fixed order: a sum depends on the instruction set but never on the threads.

@@ -1,0 +1,91 @@
+// The kernels against the definitions, with no Python: for compilers and processors that the test machine is not.
+//
+//     make cross                                                     # Arm's NEON, cross-compiled and emulated
+//     make cross CROSS=clang++ CROSS_FLAGS=-march=x86-64-v3 EMULATOR=
+//
+// Exit status 0 when every number is right.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include "../../kernels/kernels.h"
+
+using namespace eckart;
+
+// Largest error of the explicit rows' gradient, of the Gramian and of the best score, over a small random problem.
+static double worst_error(std::size_t k) {
+    std::mt19937 random(static_cast<unsigned>(k));
+    std::normal_distribution<float> normal;
+    const std::size_t rows = 40, columns = 50;
+    const float mean = 3, penalty = 5;
+    std::vector<std::int64_t> indptr{0};
+    std::vector<std::int32_t> indices;
+    std::vector<float> values, Y(columns * k), bias(columns), reg(rows, penalty), X(rows * k), row_bias(rows), G(k * k);
+    for (std::size_t u = 0; u < rows; ++u) {
+        for (std::size_t t = 0; t < u % 7 * 9; ++t) {
+            indices.push_back(static_cast<std::int32_t>(random() % columns));
+            values.push_back(static_cast<float>(1 + random() % 5));
+        }
+        indptr.push_back(static_cast<std::int64_t>(indices.size()));
+    }
+    for (float& y : Y) y = normal(random) / std::sqrt(static_cast<float>(k));
+    for (float& c : bias) c = normal(random);
+    const auto score = [&](std::size_t u, std::size_t j) {
+        double s = bias[j];
+        for (std::size_t f = 0; f < k; ++f) s += static_cast<double>(X[u * k + f]) * Y[j * k + f];
+        return s;
+    };
+
+    std::vector<double> objective(rows);
+    const Sparse R{indptr.data(), indices.data(), values.data(), rows, columns};
+    if (explicit_rows(R, Y.data(), k, bias.data(), mean, reg.data(), X.data(), row_bias.data(), objective.data(), 2) !=
+        -1)
+        return INFINITY;
+    double worst = 0;
+    for (std::size_t u = 0; u < rows; ++u) {
+        std::vector<double> gradient(k + 1, 0);
+        for (std::int64_t t = indptr[u]; t < indptr[u + 1]; ++t) {
+            const double error = values[t] - mean - row_bias[u] - score(u, indices[t]);
+            for (std::size_t f = 0; f < k; ++f) gradient[f] += error * Y[indices[t] * k + f];
+            gradient[k] += error;
+        }
+        for (std::size_t f = 0; f < k; ++f) worst = std::max(worst, std::fabs(gradient[f] - penalty * X[u * k + f]));
+        worst = std::max(worst, std::fabs(gradient[k] - penalty * row_bias[u]));
+    }
+
+    gram(Y.data(), columns, k, G.data(), 2);
+    for (std::size_t i = 0; i < k; ++i)
+        for (std::size_t j = 0; j < k; ++j) {
+            double s = 0;
+            for (std::size_t r = 0; r < columns; ++r) s += static_cast<double>(Y[r * k + i]) * Y[r * k + j];
+            worst = std::max(worst, std::fabs(s - G[i * k + j]));
+        }
+
+    const std::size_t top = 5, width = panel_width();
+    std::vector<float> packed((columns + width - 1) / width * k * width), best_score(rows * top);
+    std::vector<std::int64_t> none(rows + 1, 0);
+    std::vector<std::int32_t> best(rows * top);
+    pack_items(Y.data(), columns, k, packed.data(), 2);
+    top_k(X.data(), rows, k, packed.data(), columns, bias.data(), none.data(), nullptr, top, best.data(),
+          best_score.data(), 2);
+    for (std::size_t u = 0; u < rows; ++u) {
+        double highest = -INFINITY;
+        for (std::size_t j = 0; j < columns; ++j) highest = std::max(highest, score(u, j));
+        worst = std::max(worst, std::fabs(highest - best_score[u * top]));
+        worst = std::max(worst, std::fabs(highest - score(u, best[u * top])));
+    }
+    return worst;
+}
+
+int main() {
+    bool good = true;
+    for (std::size_t k : {1, 3, 16, 17, 64}) {
+        const double worst = worst_error(k);
+        good &= worst < 1e-3;
+        std::printf("rank %zu: largest error %.1e\n", k, worst);
+    }
+    std::printf("panels of %zu floats: %s\n", panel_width(), good ? "right" : "WRONG");
+    return good ? 0 : 1;
+}
