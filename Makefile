@@ -25,7 +25,7 @@ check: .venv/.test
 sanitize: build/sanitize/.done
 	LD_PRELOAD="$$($${CXX:-g++} -print-file-name=libasan.so) $$($${CXX:-g++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	build/sanitize/venv/bin/python -m pytest -p no:cacheprovider tests/kernels
+	build/sanitize/venv/bin/python -m pytest -p no:cacheprovider -s tests/kernels
 
 # Debian: apt-get install g++-aarch64-linux-gnu qemu-user
 CROSS ?= aarch64-linux-gnu-g++
