@@ -1,6 +1,6 @@
 """A film club's ratings, from a dict to recommendations with reasons: runs in a second, needs no file.
 
-    python examples/film_club.py
+python examples/film_club.py
 """
 
 import numpy as np

@@ -18,7 +18,8 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     rng = np.random.default_rng(0)
     films = ["Heat (1995)", "Alien (1979)", *(f"film {i}" for i in range(98))]
-    lines = [f"u{u},{films[i]},{r}" for u, i, r in zip(*rng.integers([0, 0, 1], [100, 100, 6], (4000, 3)).T, strict=True)]
+    drawn = rng.integers([0, 0, 1], [100, 100, 6], (4000, 3))
+    lines = [f"u{u},{films[i]},{r}" for u, i, r in drawn.tolist()]
     (tmp_path / "ratings.csv").write_text("user,item,rating\n" + "\n".join(dict.fromkeys(lines)) + "\nu42,film 0,4\n")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})

@@ -247,13 +247,10 @@ def test_seen_rating_of_zero_is_seen():
     assert evaluate(Popularity.fit(interactions(train)), interactions(train[:1]))["seen_entries"] == 1
 
 
-def test_ids_of_another_type_are_unknown():
+def test_item_ids_of_another_type_are_an_error_not_a_silent_zero():
     train, _ = world()
-    report = evaluate(Popularity.fit(interactions(train)), interactions([(7, 8, 3.0), (7, 9, 1.0)]))
-    assert report["unknown_users"] == 1
-    assert report["unknown_item_entries"] == 2
-    assert report["recall@10"] == 0
-    assert report["rmse"] == pytest.approx(math.sqrt((0.5**2 + 1.5**2) / 2))
+    with pytest.raises(ValueError, match="item ids are text in the model and integers in the test"):
+        evaluate(Popularity.fit(interactions(train)), interactions([(7, 8, 3.0), (7, 9, 1.0)]))
 
 
 @pytest.mark.parametrize("implicit, rated", [(True, True), (False, False), (True, False)])

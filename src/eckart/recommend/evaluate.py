@@ -189,6 +189,9 @@ def evaluate(
     (True, 1200, 0)
     """
     _check(test, k, relevant, fold_in, intervals)
+    if model.items.is_text != test.items.is_text:
+        here, there = ("text", "integers") if model.items.is_text else ("integers", "text")
+        raise ValueError(f"item ids are {here} in the model and {there} in the test: give both as the same")
     test = test.select(np.ones(test.nnz, dtype=bool))  # drops ids without entries: they are no test users
     served, folded = model, {}
     if fold_in is not None:
@@ -254,7 +257,7 @@ def _split_histories(
     known = test.users.ids[model.users.rows(test.users.ids) >= 0]
     if len(known):
         raise ValueError(
-            f"{len(known):,} of {len(test.users):,} test users were in training (first: {known[0]!r}): "
+            f"{len(known):,} of {len(test.users):,} test users were in training (first: {known.tolist()[0]!r}): "
             "fold_in measures new users, so split with by='user' or leave fold_in out"
         )
     n = np.diff(test.matrix.indptr)

@@ -1,0 +1,182 @@
+"""Pictures of a fit, each a matplotlib Axes made from plain arrays.
+
+matplotlib is imported when a picture is drawn (extra ``[plot]``). Without ``ax`` a function makes its own
+Figure, never pyplot's: no global state, no window, nothing to close. ``ax.figure.savefig(...)`` saves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+
+__all__ = ["convergence", "error_by_activity", "item_map"]
+
+_BLUE, _ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito: told apart by the colour-blind, and in grey
+_SERIES = (_BLUE, _ORANGE, "#777777", "#009e73", "#cc79a7")
+_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # where a label may go,
+_DISTANCES = (5, 12, 20, 30, 42, 56, 72)  # and how far, in points; beyond the first with a line
+
+
+def convergence(history: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """Draw the objective of every epoch and, on a second scale, the validation value where there is one.
+
+    Parameters
+    ----------
+    history : sequence of mappings
+        ``model.history``: ``epoch``, ``objective`` and at most one ``validation_...`` each.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        That of the objective.
+
+    Raises
+    ------
+    ValueError
+        No epochs.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not history:
+        raise ValueError("the history is empty: fit at least one epoch")
+    ax = ax or _new_axes(7, 4)
+    epochs = [record["epoch"] for record in history]
+    ax.plot(epochs, [record["objective"] for record in history], color=_BLUE, marker="o", markersize=4)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("objective (squared error + penalty)", color=_BLUE)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    validated = [name for name in history[-1] if name.startswith("validation_")]
+    if validated:
+        name = validated[0]
+        other = ax.twinx()
+        other.plot(epochs, [record[name] for record in history], color=_ORANGE, marker="s", markersize=4, ls="--")
+        label = name.removeprefix("validation_").upper()
+        other.set_ylabel(f"validation {label}" + (" (stars)" if label == "RMSE" else ""), color=_ORANGE)
+        other.spines[["top", "left"]].set_visible(False)
+    return ax
+
+
+def error_by_activity(
+    groups: Sequence[str],
+    errors: Mapping[str, Sequence[float]],
+    entries: Sequence[int],
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the RMSE of models on users with few and with many ratings.
+
+    Parameters
+    ----------
+    groups : sequence of str
+        Names of the groups of users, for example "20-33", the least active first.
+    errors : mapping of model name to sequence of float
+        RMSE in each group.
+    entries : sequence of int
+        Test ratings in each group, written under its name.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = ax or _new_axes(7, 4)
+    places = np.arange(len(groups))
+    for (name, values), colour in zip(errors.items(), _SERIES, strict=False):
+        ax.plot(places, values, color=colour, marker="o", label=name)
+    ax.set_xticks(places, [f"{name}\n(n = {n:,})" for name, n in zip(groups, entries, strict=True)])
+    ax.set_xlabel("training ratings of the user (n: test ratings)")
+    ax.set_ylabel("RMSE (stars)")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.legend(frameon=False)
+    return ax
+
+
+def item_map(xy: np.ndarray, labels: Sequence[str], shares: tuple[float, float], ax: Axes | None = None) -> Axes:
+    """Draw items as labelled points in a plane.
+
+    Parameters
+    ----------
+    xy : ndarray of shape (m, 2)
+    labels : sequence of str
+        Placed in this order, so give those that matter most first. A '$' is a '$'.
+    shares : (float, float)
+        Share of the variance along each axis, 0 to 1, for the axis labels.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = ax or _new_axes(12, 9)
+    ax.scatter(xy[:, 0], xy[:, 1], s=14, color=_BLUE, zorder=3)
+    ax.margins(0.12, 0.06)
+    for name, share, axis in zip(("first", "second"), shares, (ax.xaxis, ax.yaxis), strict=True):
+        axis.set_label_text(f"{name} principal component ({100 * share:.0f} % of the variance)")
+        axis.set_ticks([])  # the scale of a factor has no meaning, only who is near whom
+    ax.spines[["top", "right"]].set_visible(False)
+    _place_labels(ax, xy, labels)
+    return ax
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=120, layout="constrained").add_subplot()
+
+
+def _place_labels(ax: Axes, xy: np.ndarray, labels: Sequence[str]) -> None:
+    """Write each label where it covers the least of the points and of the labels before it."""
+    ax.figure.canvas.figure.draw_without_rendering()  # or the axes do not yet have their size
+    points = ax.transData.transform(xy)
+    frame = ax.get_window_extent()
+    taken = [np.r_[p - 5, p + 5] for p in points]
+    for place, label in zip(xy, labels, strict=True):
+        text = ax.annotate(
+            label, place, (0, 0), textcoords="offset points", fontsize=8, parse_math=False, annotation_clip=False
+        )
+        text.set_in_layout(False)  # or the axes would shrink for it, and every label be somewhere else
+        least = np.inf
+        chosen: tuple[tuple[float, float], tuple[int, int], np.ndarray] | None = None
+        for distance in _DISTANCES:
+            if least <= 2 * distance:
+                break  # free, and nearer than all that follow
+            for dx, dy in _DIRECTIONS:
+                at = (dx * distance, dy * distance)
+                _align(text, at, (dx, dy))
+                box = np.array(text.get_window_extent().padded(2).extents)
+                beyond = max(frame.x0 - box[0], box[2] - frame.x1, frame.y0 - box[1], box[3] - frame.y1, 0)
+                cost = sum(_overlap(box, other) for other in taken) + 50 * beyond + 2 * distance
+                if cost < least:
+                    least, chosen = cost, (at, (dx, dy), box)
+        if chosen is None:
+            continue
+        at, direction, box = chosen
+        _align(text, at, direction)
+        taken.append(box)
+        if max(map(abs, at)) > _DISTANCES[0]:
+            line = {"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.5, "shrinkA": 0, "shrinkB": 3}
+            ax.annotate("", place, at, textcoords="offset points", arrowprops=line).set_in_layout(False)
+
+
+def _align(text: Annotation, at: tuple[float, float], direction: tuple[int, int]) -> None:
+    dx, dy = direction
+    text.set_position(at)
+    text.set_horizontalalignment(("right", "center", "left")[dx + 1])
+    text.set_verticalalignment(("top", "center", "bottom")[dy + 1])
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Area that two boxes (x0, y0, x1, y1) share."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return float(width * height) if width > 0 and height > 0 else 0.0

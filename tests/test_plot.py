@@ -1,0 +1,92 @@
+"""The pictures hold what they were given, and leave nothing behind."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from eckart import plot
+
+matplotlib = pytest.importorskip("matplotlib", reason="the pictures need matplotlib: pip install 'eckart[plot]'")
+
+HISTORY = [{"epoch": e, "objective": 10.0 / e, "validation_rmse": 0.9 + 0.1 / e} for e in range(1, 6)]
+
+
+def test_convergence_draws_both_curves():
+    ax = plot.convergence(HISTORY)
+    (line,) = ax.get_lines()
+    assert line.get_ydata().tolist() == [10.0, 5.0, 10 / 3, 2.5, 2.0]
+    other = next(a for a in ax.figure.axes if a is not ax)
+    assert other.get_lines()[0].get_ydata().tolist() == [record["validation_rmse"] for record in HISTORY]
+    assert "RMSE" in other.get_ylabel()
+
+
+def test_convergence_without_validation_has_one_scale():
+    ax = plot.convergence([{"epoch": 1, "objective": 3.0}])
+    assert ax.figure.axes == [ax]
+    with pytest.raises(ValueError, match="empty"):
+        plot.convergence([])
+
+
+def test_error_by_activity_names_groups_and_models():
+    ax = plot.error_by_activity(["1-9", "10-99"], {"ALS": [0.9, 0.8], "biases": [0.95, 0.9]}, [30, 1000])
+    assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0.9, 0.8], [0.95, 0.9]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ALS", "biases"]
+    assert ax.get_xticklabels()[1].get_text() == "10-99\n(n = 1,000)"
+
+
+def test_labels_of_a_map_do_not_cover_each_other():
+    rng = np.random.default_rng(0)
+    xy = rng.normal(size=(40, 2))
+    ax = plot.item_map(xy, [f"a film called {i}" for i in range(40)], (0.5, 0.25))
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts if text.get_text()]
+    assert len(boxes) == 40
+    covered = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    assert not covered
+    frame = ax.figure.bbox
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+
+
+@pytest.mark.parametrize("label", ["$x^2", "a $5 film for $6", "\\alpha", "東京"])
+def test_a_label_is_text_and_not_mathematics(label, tmp_path):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a font without the glyph
+        ax = plot.item_map(np.eye(2), [label, "other"], (0.5, 0.5))
+        ax.figure.savefig(tmp_path / "map.png")
+    assert label in [text.get_text() for text in ax.texts]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plot.convergence(HISTORY, ax),
+        lambda ax: plot.error_by_activity(["all"], {"ALS": [0.9]}, [5], ax),
+        lambda ax: plot.item_map(np.eye(3)[:, :2], "abc", (0.5, 0.5), ax),
+    ],
+)
+def test_a_picture_goes_where_it_is_told(draw, tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    ax = figure.add_subplot()
+    assert draw(ax) is ax
+    figure.savefig(tmp_path / "picture.png")
+    alone = draw(None)
+    assert alone.figure is not figure
+    alone.figure.savefig(tmp_path / "alone.png")
+
+
+def test_pyplot_is_never_loaded():
+    import subprocess
+
+    code = (
+        "import sys; from eckart import plot; assert 'matplotlib' not in sys.modules\n"
+        "plot.convergence([{'epoch': 1, 'objective': 1.0}]).figure.savefig('/dev/null', format='png')\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
