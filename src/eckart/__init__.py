@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from eckart.data.vocabulary import Vocabulary
     from eckart.recommend.als import ALS
     from eckart.recommend.evaluate import evaluate
+    from eckart.recommend.files import load
     from eckart.recommend.implicit import ImplicitALS
-    from eckart.recommend.recommender import Recommender, load
+    from eckart.recommend.recommender import Recommender
 
 __version__ = "0.1.0"
 
@@ -31,7 +32,7 @@ _HOME = {
     "Vocabulary": "data.vocabulary",
     "evaluate": "recommend.evaluate",
     "kernel_info": "core.kernels",
-    "load": "recommend.recommender",
+    "load": "recommend.files",
     "read": "data.read",
     "split": "data.split",
     "synthetic": "data.synthetic",

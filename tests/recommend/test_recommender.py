@@ -186,3 +186,13 @@ def test_the_config_is_readable_and_says_what_was_fitted(model, tmp_path):
 def test_loading_nothing_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         ek.load(tmp_path / "nothing")
+
+
+def test_a_folded_model_keeps_what_training_knew_of_the_items(model, implicit, data, tmp_path):
+    few = data.select(data.user_rows() < 5)
+    for fitted in (model, implicit):
+        folded = fitted.fold_in(few)
+        folded.save(tmp_path / "folded")
+        for other in (folded, ek.load(tmp_path / "folded")):
+            assert other.recommend(-1).equals(fitted.recommend(-1))
+            assert set(other.recommend()["status"].to_pylist()) == {"warm"}

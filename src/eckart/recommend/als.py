@@ -27,7 +27,7 @@ from eckart.data.split import split
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import rmse
 from eckart.recommend.recommender import Recommender
-from eckart.recommend.solver import ItemSide, check_hyperparameters, require_fit
+from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
 from eckart.recommend.training import Callback, Record, State, fingerprint, held_out_entries, run_epochs
 
 __all__ = ["ALS"]
@@ -156,7 +156,7 @@ class ALS:
             items=data.items,
             W=state["W"],
             user_bias=state["user_bias"],
-            item_side=ItemSide(state["H"], state["item_bias"], mean),
+            item_side=ItemSide(state["H"], state["item_bias"], mean, popularity_of(R)),
             seen=R,
             history=history,
         )

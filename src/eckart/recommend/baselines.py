@@ -14,7 +14,7 @@ from eckart.data.interactions import Interactions
 from eckart.recommend.als import ALS
 from eckart.recommend.implicit import ImplicitALS
 from eckart.recommend.recommender import Recommender
-from eckart.recommend.solver import ItemSide, Solver
+from eckart.recommend.solver import ItemSide, Solver, popularity_of
 
 __all__ = ["biases", "global_mean", "popularity"]
 
@@ -116,13 +116,14 @@ def _without_factors(
     solver: Solver, train: Interactions, user_bias: np.ndarray, item_bias: np.ndarray, mean: float
 ) -> Recommender:
     n, m = train.matrix.shape
+    no_factors = np.zeros((m, 1), np.float32)
     return Recommender(
         solver=solver,
         users=train.users,
         items=train.items,
         W=np.zeros((n, 1), np.float32),
         user_bias=user_bias.astype(np.float32),
-        item_side=ItemSide(np.zeros((m, 1), np.float32), item_bias.astype(np.float32), mean),
+        item_side=ItemSide(no_factors, item_bias.astype(np.float32), mean, popularity_of(train.matrix)),
         seen=train.matrix,
         history=[],
     )

@@ -29,7 +29,7 @@ from eckart.recommend.als import require_solved
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import find_hits, ndcg
 from eckart.recommend.recommender import Recommender
-from eckart.recommend.solver import ItemSide, check_hyperparameters, require_fit
+from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
 from eckart.recommend.training import Callback, Record, State, fingerprint, held_out_entries, run_epochs
 
 __all__ = ["ImplicitALS"]
@@ -173,7 +173,7 @@ class ImplicitALS:
             items=data.items,
             W=state["W"],
             user_bias=np.zeros(n, np.float32),
-            item_side=ItemSide(state["H"], np.zeros(m, np.float32), 0.0),
+            item_side=ItemSide(state["H"], np.zeros(m, np.float32), 0.0, popularity_of(data.matrix)),
             seen=data.matrix,
             history=history,
         )

@@ -15,7 +15,6 @@ Every recommendation says which of the three it is.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,16 +24,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from eckart.core import store
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
-from eckart.recommend.solver import ItemSide, Solver, named_solver, solver_name
+from eckart.recommend.ids import id_column, known_rows, newcomer, several
+from eckart.recommend.solver import ItemSide, Solver
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Explanation", "Recommender", "load"]
+__all__ = ["Explanation", "Recommender"]
 
 Id = int | str
 
@@ -61,7 +60,7 @@ class Recommender:
         User factors.
     user_bias : ndarray of shape (n,), float32
     item_side : ItemSide
-        Item factors H (m, k), item biases (m,) and the mean rating.
+        Item factors H (m, k), item biases (m,), the mean rating, and how popular each item was in training.
     seen : csr_array of shape (n, m), float32
         What the users' rows were solved from.
     history : list of dict
@@ -117,7 +116,7 @@ class Recommender:
         >>> model.predict([0, 1], [5, 6]).shape
         (2,)
         """
-        rows, columns = self.users.rows(_several(users)), self.items.rows(_several(items))
+        rows, columns = self.users.rows(several(users)), self.items.rows(several(items))
         if len(rows) != len(columns):
             raise ValueError(f"got {len(rows)} users and {len(columns)} items: give one item per user")
         side = self.item_side
@@ -214,11 +213,11 @@ class Recommender:
         if history is not None:
             if users is not None:
                 raise ValueError("got users and a history: give one of them")
-            newcomer = self.fold_in(self._one_history(history))
-            return newcomer._table(np.zeros(1, np.int64), None, k, exclude_seen)
+            folded = self.fold_in(newcomer(history, self.items, self.predicts_ratings))
+            return folded._table(np.zeros(1, np.int64), None, k, exclude_seen)
         if users is None:
             return self._table(np.arange(len(self.users)), list(self.users.ids.tolist()), k, exclude_seen)
-        ids = _several(users)
+        ids = several(users)
         return self._table(self.users.rows(ids), list(ids), k, exclude_seen)
 
     def similar(self, items: Any, k: int = 10) -> pa.Table:
@@ -241,8 +240,8 @@ class Recommender:
         """
         import pyarrow as pa
 
-        ids = _several(items)
-        rows = self._item_rows(ids)
+        ids = several(items)
+        rows = known_rows(self.items, ids)
         if k < 1:
             raise ValueError(f"k is {k}, expected at least 1")
         unit, packed = self._unit_items
@@ -258,8 +257,8 @@ class Recommender:
         query, place = np.nonzero(best >= 0)
         return pa.table(
             {
-                "item": _id_column(self.items, rows[query]),
-                "similar": _id_column(self.items, best[query, place]),
+                "item": id_column(self.items, rows[query]),
+                "similar": id_column(self.items, best[query, place]),
                 "score": score[query, place],
                 "rank": (place + 1).astype(np.int32),
             }
@@ -286,12 +285,7 @@ class Recommender:
         seen, _ = interactions.aligned(interactions.users, self.items)
         W, bias = self.solver.solve_users(seen, self.item_side)
         folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
-        for shared in (
-            "_packed",
-            "_unit_items",
-            "_cold_scores",
-        ):  # of the items alone: built once, used by both
-            folded.__dict__[shared] = getattr(self, shared)
+        folded.__dict__["_packed"] = self._packed  # of the items alone: built once, used by both
         return folded
 
     def explain(self, user: Id, item: Id) -> Explanation:
@@ -320,14 +314,14 @@ class Recommender:
         row = int(self.users.rows([user])[0])
         if row < 0:
             raise ValueError(f"user {user!r} is not in the model: recommend(history=...) serves someone new")
-        target = int(self._item_rows([item])[0])
+        target = int(known_rows(self.items, [item])[0])
         begin, end = self.seen.indptr[row], self.seen.indptr[row + 1]
         columns, values = self.seen.indices[begin:end], self.seen.data[begin:end]
         baseline, shares = self.solver.contributions(columns, values, target, self.item_side)
         order = np.argsort(-np.abs(shares), kind="stable")
         reasons = pa.table(
             {
-                "item": _id_column(self.items, columns[order]),
+                "item": id_column(self.items, columns[order]),
                 "value": values[order],
                 "contribution": shares[order].astype(np.float32),
             }
@@ -346,22 +340,9 @@ class Recommender:
         FileExistsError
             `path` is something else than a model directory or an empty one.
         """
-        settings = {k: v for k, v in dataclasses.asdict(self.solver).items() if k != "threads"}  # type: ignore[call-overload]
-        config = {
-            "solver": solver_name(self.solver),
-            "hyperparameters": settings,
-            "mean": self.item_side.mean,
-            "history": self.history,
-            "warm": self.warm,
-        }
-        factors = {"W": self.W, "H": self.H, "user_bias": self.user_bias, "item_bias": self.item_side.bias}
-        seen = {
-            "indptr": self.seen.indptr.astype(np.int64),
-            "indices": self.seen.indices.astype(np.int32),
-            "values": self.seen.data,
-        }
-        ids = {"users": self.users.ids, "items": self.items.ids}
-        store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen}, ids)
+        from eckart.recommend.files import save  # here, because loading needs this module
+
+        save(self, path)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -383,8 +364,7 @@ class Recommender:
     def _cold_scores(self) -> np.ndarray:
         if self.predicts_ratings:
             return self.item_side.bias + np.float32(self.item_side.mean)
-        counts = np.bincount(self.seen.indices, minlength=len(self.items))
-        return (counts / max(len(self.users), 1)).astype(np.float32)
+        return self.item_side.popularity
 
     def _is_cold(self, rows: np.ndarray) -> np.ndarray:
         cold = rows < 0
@@ -408,109 +388,9 @@ class Recommender:
         return pa.table(
             {
                 "user": user,
-                "item": _id_column(self.items, best[query, place]),
+                "item": id_column(self.items, best[query, place]),
                 "score": score[query, place],
                 "rank": (place + 1).astype(np.int32),
                 "status": status[query].tolist(),
             }
         )
-
-    def _item_rows(self, ids: Sequence[Any]) -> np.ndarray:
-        rows = self.items.rows(ids)
-        for one in np.flatnonzero(rows < 0)[:1]:
-            near = difflib.get_close_matches(str(ids[one]), [str(x) for x in self.items.ids.tolist()], n=1)
-            hint = f": did you mean {near[0]!r}?" if near and self.items.is_text else ""
-            raise ValueError(f"item {ids[one]!r} is not in the model{hint}")
-        return rows
-
-    def _one_history(self, history: Mapping[Any, float] | Iterable[Any]) -> Interactions:
-        if isinstance(history, str):
-            raise ValueError(f"history is the text {history!r}: give a mapping of item to rating, or a list of items")
-        rated = isinstance(history, Mapping)
-        items = list(history)
-        if self.predicts_ratings and not rated:
-            raise ValueError("this model predicts ratings: give the history as {item: rating}")
-        rows = self._item_rows(items)
-        if len(np.unique(rows)) < len(rows):
-            raise ValueError("an item stands twice in the history: give it once")
-        values = np.array(
-            [history[x] for x in items] if isinstance(history, Mapping) else [1.0] * len(items), np.float32
-        )
-        if not np.isfinite(values).all():
-            raise ValueError(f"a rating in the history is {values[~np.isfinite(values)][0]}: expected a finite number")
-        newcomer = Vocabulary(["newcomer"])
-        return Interactions.of(np.zeros(len(rows), np.int64), rows, values, newcomer, self.items, rated=rated)
-
-
-def load(path: str | Path) -> Recommender:
-    """Read a model directory. No code is run from it; every shape and bound is checked.
-
-    Parameters
-    ----------
-    path : path
-        What `Recommender.save` wrote.
-
-    Returns
-    -------
-    Recommender
-
-    Raises
-    ------
-    FileNotFoundError
-        Nothing is there.
-    ValueError
-        Not a model directory, a damaged one, or one of a newer version.
-    """
-    config, tensors, ids = store.read_directory(path, "recommender")
-    try:
-        name, settings, mean = config["solver"], config["hyperparameters"], float(config["mean"])
-        history, warm = config["history"], config["warm"]
-        solver = named_solver(name, {**settings, "threads": None})
-        users, items = Vocabulary(ids["users"]), Vocabulary(ids["items"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: config.json or an id table is damaged ({error}): copy the model again") from None
-    if not (np.isfinite(mean) and isinstance(warm, bool) and isinstance(history, list)):
-        raise ValueError(f"{path}: config.json has a wrong mean, warm or history: copy the model again")
-    n, m, k = len(users), len(items), solver.rank
-    f32 = np.float32
-
-    def factor(name: str, *shape: int) -> np.ndarray:
-        return store.take_tensor(tensors, "factors", name, shape, f32, finite=True)
-
-    W, H, user_bias, item_bias = (
-        factor("W", n, k),
-        factor("H", m, k),
-        factor("user_bias", n),
-        factor("item_bias", m),
-    )
-    indptr = store.take_tensor(tensors, "seen", "indptr", (n + 1,), np.int64)
-    indices = store.take_tensor(tensors, "seen", "indices", (None,), np.int32)
-    values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32, finite=True)
-    _check_csr(path, indptr, indices, m)
-    seen = csr_array((values, indices, indptr), shape=(n, m))
-    return Recommender(solver, users, items, W, user_bias, ItemSide(H, item_bias, mean), seen, history, warm)
-
-
-def _check_csr(path: str | Path, indptr: np.ndarray, indices: np.ndarray, columns: int) -> None:
-    sound = indptr[0] == 0 and indptr[-1] == len(indices) and bool(np.all(np.diff(indptr) >= 0))
-    if sound and len(indices):
-        first_of_row = np.zeros(len(indices) + 1, bool)
-        first_of_row[indptr] = True
-        rises = (np.diff(indices) > 0) | first_of_row[1:-1]
-        sound = bool(rises.all()) and indices.min() >= 0 and indices.max() < columns
-    if not sound:
-        raise ValueError(f"{path}: the entries in seen.safetensors are out of order or bounds: copy the model again")
-
-
-def _several(ids: Any) -> Any:
-    """One id as a list of one; a text is one id, not a sequence of letters."""
-    if isinstance(ids, (str, int, np.integer)):
-        return [ids]
-    return ids if isinstance(ids, (np.ndarray, list, tuple)) else list(ids)
-
-
-def _id_column(vocabulary: Vocabulary, rows: np.ndarray) -> pa.Array:
-    import pyarrow as pa
-
-    ids = vocabulary.ids[rows]
-    return pa.array(ids.tolist(), pa.string()) if vocabulary.is_text else pa.array(ids)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eckart.data.interactions import Interactions
     from eckart.recommend.recommender import Recommender
 
-__all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "require_fit"]
+__all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "popularity_of", "require_fit"]
 
 SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS")}  # name -> module, class
 
@@ -32,6 +32,13 @@ class ItemSide(NamedTuple):
     H: np.ndarray  # (m, k) float32, factors
     bias: np.ndarray  # (m,) float32
     mean: float  # of all ratings
+    popularity: np.ndarray  # (m,) float32, share of the training users who have the item
+
+
+def popularity_of(matrix: csr_array) -> np.ndarray:
+    """Share of the users (rows) who have each item, (m,) float32."""
+    n, m = matrix.shape
+    return (np.bincount(matrix.indices, minlength=m) / max(n, 1)).astype(np.float32)
 
 
 class Solver(Protocol):

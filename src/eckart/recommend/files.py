@@ -1,0 +1,105 @@
+"""A recommender as a model directory (core/store.py), and back, believing nothing in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from eckart.core import store
+from eckart.data.vocabulary import Vocabulary
+from eckart.recommend.recommender import Recommender
+from eckart.recommend.solver import ItemSide, named_solver, solver_name
+
+__all__ = ["load", "save"]
+
+
+def save(model: Recommender, path: str | Path) -> None:
+    """Write a model directory: see `Recommender.save`."""
+    side = model.item_side
+    settings = {k: v for k, v in dataclasses.asdict(model.solver).items() if k != "threads"}  # type: ignore[call-overload]
+    config = {
+        "solver": solver_name(model.solver),
+        "hyperparameters": settings,
+        "mean": side.mean,
+        "history": model.history,
+        "warm": model.warm,
+    }
+    factors = {
+        "W": model.W,
+        "H": side.H,
+        "user_bias": model.user_bias,
+        "item_bias": side.bias,
+        "popularity": side.popularity,
+    }
+    seen = {
+        "indptr": model.seen.indptr.astype(np.int64),
+        "indices": model.seen.indices.astype(np.int32),
+        "values": model.seen.data,
+    }
+    ids = {"users": model.users.ids, "items": model.items.ids}
+    store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen}, ids)
+
+
+def load(path: str | Path) -> Recommender:
+    """Read a model directory. No code is run from it; every shape and bound is checked.
+
+    Parameters
+    ----------
+    path : path
+        What `Recommender.save` wrote.
+
+    Returns
+    -------
+    Recommender
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing is there.
+    ValueError
+        Not a model directory, a damaged one, or one of a newer version.
+    """
+    config, tensors, ids = store.read_directory(path, "recommender")
+    try:
+        name, settings, mean = config["solver"], config["hyperparameters"], float(config["mean"])
+        history, warm = config["history"], config["warm"]
+        solver = named_solver(name, {**settings, "threads": None})
+        users, items = Vocabulary(ids["users"]), Vocabulary(ids["items"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: config.json or an id table is damaged ({error}): copy the model again") from None
+    if not (np.isfinite(mean) and isinstance(warm, bool) and isinstance(history, list)):
+        raise ValueError(f"{path}: config.json has a wrong mean, warm or history: copy the model again")
+    n, m, k = len(users), len(items), solver.rank
+    f32 = np.float32
+
+    def factor(name: str, *shape: int) -> np.ndarray:
+        return store.take_tensor(tensors, "factors", name, shape, f32, finite=True)
+
+    W, H, user_bias, item_bias = (
+        factor("W", n, k),
+        factor("H", m, k),
+        factor("user_bias", n),
+        factor("item_bias", m),
+    )
+    indptr = store.take_tensor(tensors, "seen", "indptr", (n + 1,), np.int64)
+    indices = store.take_tensor(tensors, "seen", "indices", (None,), np.int32)
+    values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32, finite=True)
+    _check_csr(path, indptr, indices, m)
+    seen = csr_array((values, indices, indptr), shape=(n, m))
+    return Recommender(
+        solver, users, items, W, user_bias, ItemSide(H, item_bias, mean, factor("popularity", m)), seen, history, warm
+    )
+
+
+def _check_csr(path: str | Path, indptr: np.ndarray, indices: np.ndarray, columns: int) -> None:
+    sound = indptr[0] == 0 and indptr[-1] == len(indices) and bool(np.all(np.diff(indptr) >= 0))
+    if sound and len(indices):
+        first_of_row = np.zeros(len(indices) + 1, bool)
+        first_of_row[indptr] = True
+        rises = (np.diff(indices) > 0) | first_of_row[1:-1]
+        sound = bool(rises.all()) and indices.min() >= 0 and indices.max() < columns
+    if not sound:
+        raise ValueError(f"{path}: the entries in seen.safetensors are out of order or bounds: copy the model again")
