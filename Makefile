@@ -18,7 +18,7 @@ test: .venv/.test
 check: .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/test_layout.py
 	$(BIN)/clang-format --dry-run --Werror kernels/* tests/kernels/*.cpp
 
