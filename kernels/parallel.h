@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -25,7 +26,11 @@ void parallel_for(std::size_t threads, std::size_t tasks, const Body& body) {
     };
     std::vector<std::thread> others;
     others.reserve(threads - 1);
-    for (std::size_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
+    try {
+        for (std::size_t worker = 1; worker < threads; ++worker) others.emplace_back(work, worker);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that are there do all tasks, to the same bits.
+    }
     work(0);
     for (auto& thread : others) thread.join();
 }

@@ -188,8 +188,10 @@ std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, const
 }
 
 void gram(const float* Y, std::size_t rows, std::size_t k, float* G, std::size_t threads) {
-    // At most 64 blocks whatever the threads: the blocks, and the order in which they are added, are fixed.
-    const std::size_t kp = padded(k), block = std::max<std::size_t>(1024, (rows + 63) / 64);
+    // Blocks, and the order in which they are added, depend on the sizes alone: 64 at most, fewer where they would
+    // take more than 128 MB.
+    const std::size_t kp = padded(k), most = std::clamp<std::size_t>((std::size_t{1} << 25) / (kp * kp), 4, 64);
+    const std::size_t block = std::max<std::size_t>(1024, (rows + most - 1) / most);
     const std::size_t blocks = (rows + block - 1) / block;
     threads = std::max<std::size_t>(1, std::min(threads, blocks));
     std::vector<Scratch> scratch;

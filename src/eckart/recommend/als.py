@@ -12,7 +12,6 @@ Symbols: n_u number of ratings of user u; W (n x k), H (m x k) the factors. See 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import rmse
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, fingerprint, held_out_entries, run_epochs
+from eckart.recommend.training import Callback, Record, State, held_out_entries, run_epochs
 
 __all__ = ["ALS"]
 
@@ -138,17 +137,8 @@ class ALS:
             "user_bias": np.zeros(n, np.float32),
             "item_bias": np.zeros(m, np.float32),
         }
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("epochs", "threads")}
         state, history = run_epochs(
-            start,
-            step,
-            epochs=self.epochs,
-            validate=validate,
-            patience=self.early_stopping,
-            callback=callback,
-            checkpoint=checkpoint,
-            resume=resume,
-            identity="" if checkpoint is None else fingerprint(data, validation, {"solver": "als", **settings}),
+            self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
         )
         return Recommender(
             solver=self,

@@ -13,7 +13,6 @@ Symbols: n_u entries of user u; n users, m items; W (n x k), H (m x k). See docs
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import find_hits, ndcg
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, fingerprint, held_out_entries, run_epochs
+from eckart.recommend.training import Callback, Record, State, held_out_entries, run_epochs
 
 __all__ = ["ImplicitALS"]
 
@@ -138,19 +137,8 @@ class ImplicitALS:
             "W": initial_factors(R, by_item, self.rank, self.seed),
             "H": np.zeros((R.shape[1], self.rank), np.float32),
         }
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("epochs", "threads")}
         state, history = run_epochs(
-            start,
-            step,
-            epochs=self.epochs,
-            validate=validate,
-            patience=self.early_stopping,
-            callback=callback,
-            checkpoint=checkpoint,
-            resume=resume,
-            identity=""
-            if checkpoint is None
-            else fingerprint(data, validation, {"solver": "implicit-als", **settings}),
+            self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
         )
         return self._model(state, data, history)
 

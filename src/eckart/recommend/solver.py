@@ -57,6 +57,8 @@ class Solver(Protocol):
     def seed(self) -> int: ...  # noqa: D102
     @property
     def threads(self) -> int | None: ...  # noqa: D102
+    @property
+    def early_stopping(self) -> int: ...  # noqa: D102
 
     def fit(
         self,

@@ -6,6 +6,7 @@ the whole state after an epoch, so a run killed at any moment and resumed gives 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import shutil
@@ -18,6 +19,7 @@ from scipy.sparse import csr_array
 
 from eckart.core import store
 from eckart.data.interactions import Interactions
+from eckart.recommend.solver import Solver, solver_name
 
 __all__ = ["Callback", "Record", "State", "fingerprint", "held_out_entries", "run_epochs"]
 
@@ -27,39 +29,38 @@ Callback = Callable[[Record], None]
 
 
 def run_epochs(
+    solver: Solver,
+    data: Interactions,
+    validation: Interactions | None,
     state: State,
     step: Callable[[State], tuple[State, Record]],
-    *,
-    epochs: int,
     validate: Callable[[State], tuple[str, float]] | None,
-    patience: int,
+    *,
     callback: Callback | None,
     checkpoint: str | Path | None,
     resume: bool,
-    identity: str,
 ) -> tuple[State, list[Record]]:
-    """Take up to `epochs` steps from `state`.
+    """Take up to ``solver.epochs`` steps from `state`.
 
     Parameters
     ----------
+    solver : Solver
+        Its ``early_stopping`` ends the run after so many epochs without a better validation value and returns the
+        best epoch's state; 0: never, return the last state.
+    data, validation : Interactions
+        What is fitted and what is validated on: a checkpoint is theirs and the solver's, see `fingerprint`.
     state : dict of ndarray
         Where to start; not used when a checkpoint is resumed.
     step : callable
         ``step(state) -> (state, record)``; the record has at least ``"objective"``.
-    epochs : int
     validate : callable, optional
         ``validate(state) -> (name, value)`` after each epoch; less is better unless the name says ndcg.
-    patience : int
-        Stop after so many epochs without a better validation value, and return the best epoch's state; 0: never
-        stop, return the last state.
     callback : callable, optional
         Called with each epoch's record, which also goes to the history.
     checkpoint : path, optional
         Directory that keeps the state after the last finished epoch.
     resume : bool
         Go on from the checkpoint; from the start where there is none yet.
-    identity : str
-        What run this is, see `fingerprint`; a checkpoint of another run is refused.
 
     Returns
     -------
@@ -74,6 +75,8 @@ def run_epochs(
     ValueError
         The checkpoint is of another run, or is there and `resume` is false.
     """
+    epochs, patience = solver.epochs, solver.early_stopping
+    identity = "" if checkpoint is None else fingerprint(solver, data, validation)
     history: list[Record] = []
     best, best_loss, waited = state, math.inf, 0
     if checkpoint is not None:
@@ -102,8 +105,10 @@ def run_epochs(
     return (best if patience and validate is not None else state), history
 
 
-def fingerprint(data: Interactions, validation: Interactions | None, settings: dict[str, Any]) -> str:
-    """Digest of the data and of every setting that the result depends on."""
+def fingerprint(solver: Solver, data: Interactions, validation: Interactions | None) -> str:
+    """Digest of the data and of every setting that the factors after an epoch depend on."""
+    settings = dataclasses.asdict(solver) | {"solver": solver_name(solver)}  # type: ignore[call-overload]
+    del settings["epochs"], settings["threads"]
     digest = hashlib.blake2b(repr(sorted(settings.items())).encode(), digest_size=16)
     for part in (data, validation):
         if part is None:
