@@ -83,6 +83,10 @@ def run_epochs(
         found = _read_checkpoint(Path(checkpoint), resume, identity, state)
         if found is not None:
             state, best, history, best_loss, waited = found
+            if len(history) > epochs:
+                raise ValueError(
+                    f"{checkpoint} is at epoch {len(history)}, epochs is {epochs}: ask for as many or more"
+                )
     while len(history) < epochs and not (patience and waited >= patience):
         state, record = step(state)
         record = {"epoch": len(history) + 1, **record}
@@ -156,7 +160,7 @@ def _write_checkpoint(
 
 
 def _checkpoints(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.glob("epoch-*") if p.name[6:].isdecimal())
+    return sorted((p for p in directory.glob("epoch-*") if p.name[6:].isdecimal()), key=lambda p: int(p.name[6:]))
 
 
 def _read_checkpoint(
