@@ -199,7 +199,7 @@ def test_different_seeds_give_different_models(solver):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"rank": 0}, "rank is 0, expected 1 or more"),
+        ({"rank": 0}, "rank is 0, expected 1 to 2147483647"),
         ({"epochs": 0}, "epochs is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"reg": 0.0}, "reg is 0.0, expected a number above 0"),

@@ -377,3 +377,12 @@ print(killed, complete)
     killed, complete = map(int, in_a_process_that_forks(code, tmp_path / "m").split())
     assert killed == 60
     assert complete > 10
+
+
+def test_everyone_whom_the_umask_lets_may_read_every_file(tmp_path):
+    old = os.umask(0o022)
+    try:
+        write_directory(tmp_path / "m", "demo", {}, {"t": {"x": np.eye(2)}}, {"u": np.arange(3)})
+    finally:
+        os.umask(old)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "m").iterdir()} == {0o644}

@@ -66,4 +66,4 @@ def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="vocabularies"):
         Interactions(csr_array((2, 2)), Vocabulary([1]), Vocabulary([1, 2]))
     with pytest.raises(ValueError, match="times"):
-        Interactions(csr_array((1, 1)), Vocabulary([1]), Vocabulary([1]), np.zeros(3, dtype=np.int64))
+        Interactions(csr_array((1, 1), dtype=np.float32), Vocabulary([1]), Vocabulary([1]), np.zeros(3, dtype=np.int64))

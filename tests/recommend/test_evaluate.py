@@ -405,7 +405,7 @@ class Broken(Popularity):
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        ({"k": 0}, "k is 0: choose at least 1"),
+        ({"k": 0}, "k is 0: choose 1 to 10,000"),
         ({"fold_in": 1.0}, "fold_in is 1.0: choose a number between 0 and 1"),
         ({"fold_in": 0.5}, "every test user has a single entry"),
         ({"intervals": 95}, "intervals is 95: choose a number between 0 and 1"),

@@ -94,8 +94,9 @@ def test_text_ids_and_one_id_without_a_list():
 def test_histories_that_make_no_sense_are_refused(model, implicit):
     with pytest.raises(ValueError, match=r"give the history as \{item: rating\}"):
         model.recommend(history=[3, 4])
-    with pytest.raises(ValueError, match="expected a finite number"):
-        model.recommend(history={3: float("nan")})
+    for odd in (float("nan"), 1e39, "5", True, None, [1]):
+        with pytest.raises(ValueError, match=r"the rating of 3 is .*, expected a finite number"):
+            model.recommend(history={3: odd})
     with pytest.raises(ValueError, match="give one of them"):
         model.recommend([1], history={3: 1.0})
     with pytest.raises(ValueError, match="stands twice"):
@@ -196,3 +197,47 @@ def test_a_folded_model_keeps_what_training_knew_of_the_items(model, implicit, d
         for other in (folded, ek.load(tmp_path / "folded")):
             assert other.recommend(-1).equals(fitted.recommend(-1))
             assert set(other.recommend()["status"].to_pylist()) == {"warm"}
+
+
+def test_what_comes_out_goes_in_again(model):
+    table = model.recommend([3, 1], k=4)
+    np.testing.assert_allclose(model.predict(table["user"], table["item"]), table["score"], atol=1e-5)
+    assert model.recommend(table["user"].unique(), k=4).equals(table)
+    assert pa.concat_tables([model.recommend(x, k=60) for x in (3, -1)] + [model.recommend([])]).num_rows > 50
+
+
+@pytest.mark.parametrize("odd", [1.7, True, None, b"a", float("nan"), np.array([[1, 2]]), [1.0], [None], "\ud800", 3j])
+def test_what_is_no_id_is_refused(model, odd):
+    for ask in (model.recommend, model.similar) if odd is not None else (model.similar,):
+        with pytest.raises(ValueError, match=r"expected|no Unicode"):
+            ask(odd)
+
+
+def test_ids_beyond_64_bits_are_unknown_not_a_crash(model):
+    table = model.recommend([2**70, 3], k=2)
+    assert table["status"].to_pylist() == ["cold", "cold", "hot", "hot"]
+    assert model.predict([2**70], [3])[0] == pytest.approx(model.item_side.mean + model.item_side.bias[3])
+
+
+def test_a_k_beyond_the_catalogue_costs_nothing(model):
+    assert model.recommend([-1], k=2**40).num_rows == 50
+    for odd in (0, -1, 1.5, True, None, "3"):
+        with pytest.raises(ValueError, match="expected an integer of at least 1"):
+            model.recommend([1], k=odd)
+
+
+def test_numpy_settings_are_python_ones(data, tmp_path):
+    solver = ek.ALS(rank=np.int64(2), epochs=np.int64(2), reg=np.float32(0.5))
+    solver.fit(data).save(tmp_path / "model")
+    assert ek.load(tmp_path / "model").solver == ek.ALS(rank=2, epochs=2, reg=0.5)
+
+
+def test_a_matrix_out_of_order_is_refused():
+    from scipy.sparse import csr_array
+
+    from eckart.data.vocabulary import Vocabulary
+
+    for columns in ([2, 1, 0], [1, 1, 2]):
+        matrix = csr_array((np.ones(3, np.float32), np.array(columns, np.int32), np.array([0, 3, 3])), shape=(2, 3))
+        with pytest.raises(ValueError, match="ascending columns"):
+            ek.Interactions(matrix, Vocabulary([1, 2]), Vocabulary([1, 2, 3]))

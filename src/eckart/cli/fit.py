@@ -110,7 +110,7 @@ def _require_writable(output: Path, checkpoint: Path | None) -> None:
     from eckart.core.store import check_replaceable
 
     check_replaceable(output, "recommender")
-    if checkpoint is not None and checkpoint.resolve() == output.resolve():
+    if checkpoint is not None and output.resolve() in (checkpoint.resolve(), *checkpoint.resolve().parents):
         raise typer.BadParameter("the model and the checkpoint are in one directory: give each its own")
     for path in (output, checkpoint):
         if path is None:

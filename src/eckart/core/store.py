@@ -22,7 +22,7 @@ from reprlib import repr as short
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from eckart.core.replace import backup_of, descriptor, flush, locked, scratch_of, swap, sweep
@@ -107,7 +107,11 @@ def write_directory(
             *((stem + _IDS, _pack(column)) for stem, column in ids.items()),
         ):
             file = scratch / f"{stem}.safetensors"
-            save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, file)
+            try:
+                save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, file)
+            except SafetensorError as error:  # a full disk, for one
+                raise OSError(f"{file}: cannot be written: {error}") from None
+            file.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets only the owner read
             document["files"][file.name] = _entry(file)
         document["crc32"] = _crc32(_canonical(document))
         (scratch / _CONFIG).write_text(json.dumps(document, sort_keys=True, indent=2) + "\n", "ascii")

@@ -44,6 +44,11 @@ class Interactions:
         shape = (len(self.users), len(self.items))
         if self.matrix.shape != shape:
             raise ValueError(f"matrix is {self.matrix.shape}, the vocabularies say {shape}")
+        R = self.matrix
+        if R.format != "csr" or R.dtype != np.float32 or not R.has_canonical_format:
+            raise ValueError("matrix is not CSR of float32 with ascending columns in each row: use Interactions.of")
+        if not np.isfinite(R.data).all():
+            raise ValueError("matrix holds NaN or infinity: leave such entries out")
         if self.times is not None and self.times.shape != self.matrix.data.shape:
             raise ValueError(f"{self.times.size} times for {self.matrix.nnz} entries")
 

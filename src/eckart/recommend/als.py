@@ -22,12 +22,11 @@ from scipy.sparse import csr_array
 
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
-from eckart.data.split import split
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import rmse
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, held_out_entries, run_epochs
+from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
 
 __all__ = ["ALS"]
 
@@ -113,9 +112,12 @@ class ALS:
         """
         if not data.rated:
             raise ValueError("the data have no ratings, only pairs: use ImplicitALS (--solver implicit-als)")
+        everything = data
         if validation is None and self.early_stopping:
-            data, validation = split(data, test=0.1, seed=self.seed)
+            data, validation = hold_out(data, self.seed)
         require_fit(self.rank, data)
+        if validation is not None and not validation.rated:
+            raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads = resolve_threads(self.threads)
         R = data.matrix
         by_item = csr_array(R.T.tocsr())
@@ -140,7 +142,7 @@ class ALS:
         state, history = run_epochs(
             self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
         )
-        return Recommender(
+        model = Recommender(
             solver=self,
             users=data.users,
             items=data.items,
@@ -150,6 +152,7 @@ class ALS:
             seen=R,
             history=history,
         )
+        return model if data is everything else model.with_all(everything)
 
     def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
         """Factors (n, k) and biases (n,) of users with the ratings in `matrix` (n, m): one user half-sweep."""
@@ -180,7 +183,8 @@ class ALS:
         return items.mean + float(items.bias[target]), shares
 
     def _row_reg(self, matrix: csr_array) -> np.ndarray:
-        return (self.reg * np.diff(matrix.indptr).astype(np.float64) ** self.exponent).astype(np.float32)
+        with np.errstate(over="ignore"):  # an infinite penalty is reported with the row that fails
+            return (self.reg * np.diff(matrix.indptr).astype(np.float64) ** self.exponent).astype(np.float32)
 
 
 def _rmse_on(
@@ -240,6 +244,8 @@ def half_sweep(
 
 def require_solved(failed: int, reg: np.ndarray) -> None:
     """Raise FloatingPointError when a kernel reports a row (>= 0) that it could not solve."""
+    if failed >= 0 and not np.isfinite(reg[failed]):
+        raise FloatingPointError(f"row {failed}: its penalty is {reg[failed]}: lower reg or exponent")
     if failed >= 0:
         raise FloatingPointError(
             f"row {failed}: its system is not positive definite in float32 (penalty {reg[failed]:.3g}): "

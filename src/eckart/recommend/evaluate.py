@@ -236,8 +236,8 @@ def evaluate(
 
 
 def _check(test: Interactions, k: int, relevant: float | None, fold_in: float | None, intervals: float | None) -> None:
-    if k < 1:
-        raise ValueError(f"k is {k}: choose at least 1")
+    if not 1 <= k <= 10_000:
+        raise ValueError(f"k is {k}: choose 1 to 10,000")
     for name, x in (("fold_in", fold_in), ("intervals", intervals)):
         if x is not None and not 0 < x < 1:
             raise ValueError(f"{name} is {x}: choose a number between 0 and 1, or None")

@@ -14,14 +14,43 @@ from eckart.data.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["id_column", "known_rows", "newcomer", "several"]
+__all__ = ["at_least_one", "id_column", "known_rows", "newcomer", "several"]
 
 
 def several(ids: Any) -> Any:
-    """One id as a list of one; a text is one id, not a sequence of letters."""
-    if isinstance(ids, (str, int, np.integer)):
-        return [ids]
-    return ids if isinstance(ids, (np.ndarray, list, tuple)) else list(ids)
+    """Ids of a list, an array or an Arrow column, in one dimension; one id, also a text, as a list of one.
+
+    Raises
+    ------
+    ValueError
+        Something that is no id: a float, a bool, None, bytes, an array of two dimensions.
+    """
+    if _is_id(ids):
+        ids = [ids]
+    if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iuUT":
+        return ids
+    if hasattr(ids, "to_pylist"):  # an Arrow column
+        ids = ids.to_pylist()  # type: ignore[union-attr]
+    if isinstance(ids, (bytes, bytearray)) or not isinstance(ids, Iterable):
+        raise ValueError(f"got {ids!r} for ids, expected integers or strings")
+    listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    for one in listed:
+        if not _is_id(one):
+            raise ValueError(f"id {one!r} is a {type(one).__name__}, expected an integer or a string")
+        if isinstance(one, str) and not one.isascii() and any("\ud800" <= c <= "\udfff" for c in one):
+            raise ValueError(f"id {one!a} is no Unicode text: it holds half a character")
+    return listed
+
+
+def _is_id(one: object) -> bool:
+    return isinstance(one, (str, int, np.integer)) and not isinstance(one, bool)
+
+
+def at_least_one(k: Any) -> int:
+    """Length of a list, checked."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k is {k!r}, expected an integer of at least 1")
+    return int(k)
 
 
 def known_rows(items: Vocabulary, ids: Sequence[Any]) -> np.ndarray:
@@ -52,16 +81,18 @@ def newcomer(history: Mapping[Any, float] | Iterable[Any], items: Vocabulary, ra
     """
     if isinstance(history, str):
         raise ValueError(f"history is the text {history!r}: give a mapping of item to rating, or a list of items")
-    ids = list(history)
+    ids = several(history)
     if rated and not isinstance(history, Mapping):
         raise ValueError("this model predicts ratings: give the history as {item: rating}")
     rows = known_rows(items, ids)
     if len(np.unique(rows)) < len(rows):
         raise ValueError("an item stands twice in the history: give it once")
     given = [history[x] for x in ids] if isinstance(history, Mapping) else [1.0] * len(ids)
+    for one, value in zip(ids, given, strict=True):
+        number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+        if not (number and abs(float(value)) <= float(np.finfo(np.float32).max)):  # nan fails, too
+            raise ValueError(f"the rating of {one!r} is {value!r}, expected a finite number")
     values = np.array(given, np.float32)
-    if not np.isfinite(values).all():
-        raise ValueError(f"a rating in the history is {values[~np.isfinite(values)][0]}: expected a finite number")
     return Interactions.of(np.zeros(len(rows), np.int64), rows, values, Vocabulary(["newcomer"]), items)
 
 

@@ -23,13 +23,12 @@ from scipy.sparse import csr_array
 
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
-from eckart.data.split import split
 from eckart.recommend.als import require_solved
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import find_hits, ndcg
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, held_out_entries, run_epochs
+from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
 
 __all__ = ["ImplicitALS"]
 
@@ -117,8 +116,9 @@ class ImplicitALS:
         FloatingPointError
             A system that is not positive definite in float32, or an objective that is not finite.
         """
+        everything = data
         if validation is None and self.early_stopping:
-            data, validation = split(data, test=0.1, seed=self.seed)
+            data, validation = hold_out(data, self.seed)
         require_fit(self.rank, data)
         threads = resolve_threads(self.threads)
         R = data.matrix
@@ -140,7 +140,8 @@ class ImplicitALS:
         state, history = run_epochs(
             self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
         )
-        return self._model(state, data, history)
+        model = self._model(state, data, history)
+        return model if data is everything else model.with_all(everything)
 
     def _ndcg_on(self, validation: Interactions, data: Interactions) -> Callable[[State], tuple[str, float]]:
         held_out = held_out_entries(validation, data)
@@ -189,7 +190,8 @@ class ImplicitALS:
 
     def _row_reg(self, matrix: csr_array) -> np.ndarray:
         frequency = np.diff(matrix.indptr) + self.unobserved_weight * matrix.shape[1]
-        return (self.reg * frequency**self.exponent).astype(np.float32)
+        with np.errstate(over="ignore"):  # an infinite penalty is reported with the row that fails
+            return (self.reg * frequency**self.exponent).astype(np.float32)
 
 
 def half_sweep(

@@ -27,8 +27,8 @@ from scipy.sparse import csr_array
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
-from eckart.recommend.ids import id_column, known_rows, newcomer, several
-from eckart.recommend.solver import ItemSide, Solver
+from eckart.recommend.ids import at_least_one, id_column, known_rows, newcomer, several
+from eckart.recommend.solver import ItemSide, Solver, popularity_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,12 +137,12 @@ class Recommender:
         Returns
         -------
         items : ndarray of shape (q, k), int32
-            Item rows, the best first, equal scores by row number; -1 where there are no more.
+            Item rows, the best first, by row number where scores are equal before mean and user bias are added; -1
+            where there are no more.
         scores : ndarray of shape (q, k), float32
         """
         rows = np.asarray(user_rows, dtype=np.int64)
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1")
+        k = at_least_one(k)
         kept = min(k, max(len(self.items), 1))
         items = np.full((len(rows), k), -1, dtype=np.int32)
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
@@ -242,8 +242,7 @@ class Recommender:
 
         ids = several(items)
         rows = known_rows(self.items, ids)
-        if k < 1:
-            raise ValueError(f"k is {k}, expected at least 1")
+        k = at_least_one(k)
         unit, packed = self._unit_items
         best, score = kernels.top_k(
             unit[rows],
@@ -282,11 +281,19 @@ class Recommender:
         """
         if self.predicts_ratings and not interactions.rated:
             raise ValueError("the histories have no ratings, and this model predicts ratings: give item and rating")
+        if interactions.nnz and interactions.items.is_text != self.items.is_text:
+            here, there = ("text", "integers") if self.items.is_text else ("integers", "text")
+            raise ValueError(f"item ids are {here} in the model and {there} in the histories: give both as the same")
         seen, _ = interactions.aligned(interactions.users, self.items)
         W, bias = self.solver.solve_users(seen, self.item_side)
         folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
         folded.__dict__["_packed"] = self._packed  # of the items alone: built once, used by both
         return folded
+
+    def with_all(self, data: Interactions) -> Recommender:
+        """Make the same model after training on a part of `data`: every user's row solved from all of it."""
+        side = self.item_side._replace(popularity=popularity_of(data.matrix))
+        return dataclasses.replace(self.fold_in(data), item_side=side, warm=False)
 
     def explain(self, user: Id, item: Id) -> Explanation:
         """Which entries of the user's history carry the score of `item`, exactly.
@@ -375,10 +382,12 @@ class Recommender:
     def _table(self, rows: np.ndarray, ids: Sequence[Any] | None, k: int, exclude_seen: bool) -> pa.Table:
         import pyarrow as pa
 
-        best, score = self.top_k(rows, k, exclude_seen)
+        best, score = self.top_k(rows, min(at_least_one(k), max(len(self.items), 1)), exclude_seen)
         query, place = np.nonzero(best >= 0)
         status = np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
-        text = self.users.is_text if ids is None else any(isinstance(x, str) for x in ids)
+        # An id that is not an integer of 64 bits can be asked for, too: the column is then text.
+        text = not ids if self.users.is_text else False
+        text = text or any(isinstance(x, str) or not -(2**63) <= int(x) < 2**63 for x in ids or ())
         kind = pa.string() if text else pa.int64()
         user = (
             pa.nulls(len(query), kind)
@@ -391,6 +400,6 @@ class Recommender:
                 "item": id_column(self.items, best[query, place]),
                 "score": score[query, place],
                 "rank": (place + 1).astype(np.int32),
-                "status": status[query].tolist(),
+                "status": pa.array(status[query].tolist(), pa.string()),
             }
         )

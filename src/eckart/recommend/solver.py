@@ -108,13 +108,14 @@ def solver_name(solver: Solver) -> str:
 
 
 def check_hyperparameters(solver: Any) -> None:
-    """Raise TypeError or ValueError, naming the field, unless rank, reg, epochs, ... are in their ranges."""
+    """Check rank, reg, epochs, ... and make them Python numbers; TypeError or ValueError names the field."""
     for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0)):
         value = getattr(solver, name)
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name} is {value!r}, expected an integer")
         if not least <= value < 2**31:
-            raise ValueError(f"{name} is {value}, expected {least} or more")
+            raise ValueError(f"{name} is {value}, expected {least} to {2**31 - 1}")
+        object.__setattr__(solver, name, int(value))  # NumPy's integers are no JSON
     for field in dataclasses.fields(solver):
         value = getattr(solver, field.name)
         if field.type not in ("float", float):
@@ -125,6 +126,7 @@ def check_hyperparameters(solver: Any) -> None:
             raise ValueError(
                 f"{field.name} is {value}, expected a number {'above' if field.name == 'reg' else 'of at least'} 0"
             )
+        object.__setattr__(solver, field.name, float(value))
     threads = solver.threads
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
         raise TypeError(f"threads is {threads!r}, expected an integer or None")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,10 @@ from scipy.sparse import csr_array
 
 from eckart.core import store
 from eckart.data.interactions import Interactions
+from eckart.data.split import split
 from eckart.recommend.solver import Solver, solver_name
 
-__all__ = ["Callback", "Record", "State", "fingerprint", "held_out_entries", "run_epochs"]
+__all__ = ["Callback", "Record", "State", "fingerprint", "held_out_entries", "hold_out", "run_epochs"]
 
 State = dict[str, np.ndarray]
 Record = dict[str, Any]
@@ -101,12 +103,14 @@ def run_epochs(
             waited += 1
             if loss < best_loss:
                 best, best_loss, waited = state, loss, 0
+        if not (patience and validate):
+            best = state
         history.append(record)
         if checkpoint is not None:
             _write_checkpoint(Path(checkpoint), identity, state, best, history, best_loss, waited)
         if callback is not None:
-            callback(record)
-    return (best if patience and validate is not None else state), history
+            callback(dict(record))
+    return best, history
 
 
 def fingerprint(solver: Solver, data: Interactions, validation: Interactions | None) -> str:
@@ -127,6 +131,13 @@ def fingerprint(solver: Solver, data: Interactions, validation: Interactions | N
             ids = vocabulary.ids
             digest.update("\0".join(ids.tolist()).encode() if vocabulary.is_text else np.ascontiguousarray(ids).data)
     return digest.hexdigest()
+
+
+def hold_out(data: Interactions, seed: int) -> tuple[Interactions, Interactions]:
+    """Take a random tenth of the entries for validation; the rest keeps all rows and columns of `data`."""
+    rest, validation = split(data, test=0.1, seed=seed)
+    matrix, _ = rest.aligned(data.users, data.items)
+    return dataclasses.replace(data, matrix=matrix, times=None), validation
 
 
 def held_out_entries(validation: Interactions, data: Interactions) -> csr_array:
@@ -155,12 +166,14 @@ def _write_checkpoint(
     }
     tensors = {"state": state} if best is state else {"best": best, "state": state}
     store.write_directory(directory / f"epoch-{len(history):06d}", "checkpoint", config, tensors, {})
-    for old in _checkpoints(directory)[:-1]:
-        shutil.rmtree(old, ignore_errors=True)
+    for old in _checkpoints(directory):
+        if int(old.name[6:]) < len(history):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _checkpoints(directory: Path) -> list[Path]:
-    return sorted((p for p in directory.glob("epoch-*") if p.name[6:].isdecimal()), key=lambda p: int(p.name[6:]))
+    ours = (p for p in directory.glob("epoch-*") if re.fullmatch(r"epoch-[0-9]{6,}", p.name))
+    return sorted(ours, key=lambda p: int(p.name[6:]))
 
 
 def _read_checkpoint(
@@ -179,7 +192,10 @@ def _read_checkpoint(
     def part(name: str) -> State:
         return {key: store.take_tensor(tensors, name, key, a.shape, a.dtype) for key, a in like.items()}
 
-    state = part("state")
-    best = state if config["best_is_last"] else part("best")
-    best_loss = math.inf if config["best_loss"] is None else config["best_loss"]
-    return state, best, config["history"], best_loss, config["waited"]
+    try:
+        state = part("state")
+        best = state if config["best_is_last"] else part("best")
+        best_loss = math.inf if config["best_loss"] is None else float(config["best_loss"])
+        return state, best, list(config["history"]), best_loss, int(config["waited"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{there[-1]} cannot be resumed ({error}): delete it and start again") from None
