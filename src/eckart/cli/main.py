@@ -47,7 +47,7 @@ _EXTRA_OF = {
     "transformers": "hf",
 }
 _ARGUMENT = re.compile(
-    r"\b(bad_lines|by|delimiter|duplicates|fold_in|item|rating|relevant|test|timestamp|user)=(?:'(\w+)'|([\w.+-]*\w)|)"
+    r"(?<![\w'\"])(bad_lines|by|delimiter|duplicates|fold_in|item|rating|relevant|test|timestamp|user)=(?:'(\w+)'|([\w.+-]*\w)|)"
 )
 
 
@@ -146,6 +146,8 @@ def as_options(message: str) -> str:
     --------
     >>> as_options("mend that line, or pass bad_lines='skip'.")
     'mend that line, or pass --bad-lines skip.'
+    >>> as_options("item 'by=6' is not in the model")
+    "item 'by=6' is not in the model"
     """
 
     def option(found: re.Match[str]) -> str:
