@@ -76,7 +76,8 @@ inline void copy_scaled(const float* y, float scale, float* out, std::size_t k) 
 // Runs `solve(row, scratch) -> bool` over the rows of R and returns the first row where it said no, or -1.
 template <class Solve>
 std::int64_t over_rows(const Sparse& R, std::size_t k, std::size_t threads, const Solve& solve) {
-    // A Cholesky factorization costs about as much as k / 2 entries (k^3 / 3 against k^2 each), tuned by nothing.
+    // By flops a Cholesky factorization costs k / 3 entries (k^3 / 3 against k^2 each), and it runs slower. This only
+    // balances tasks, so it need not be exact.
     const RowTasks tasks(R.indptr, R.rows, threads, 0.5 * static_cast<double>(k));
     threads = std::max<std::size_t>(1, std::min(threads, tasks.count()));
     std::vector<Scratch> scratch;

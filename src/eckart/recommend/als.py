@@ -122,11 +122,11 @@ class ALS:
         R = data.matrix
         by_item = csr_array(R.T.tocsr())
         mean = float(R.data.mean(dtype=np.float64))
-        reg_items = self._row_reg(by_item)
+        reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)
 
         def step(state: State) -> tuple[State, Record]:
             H, item_bias, _ = half_sweep(by_item, state["W"], state["user_bias"], mean, reg_items, threads)
-            W, user_bias, objective = half_sweep(R, H, item_bias, mean, self._row_reg(R), threads)
+            W, user_bias, objective = half_sweep(R, H, item_bias, mean, reg_users, threads)
             penalty = reg_items @ (np.sum(H.astype(np.float64) ** 2, axis=1) + item_bias.astype(np.float64) ** 2)
             state = {"W": W, "H": H, "user_bias": user_bias, "item_bias": item_bias}
             return state, {"objective": float(objective + penalty)}
