@@ -40,7 +40,8 @@ def save(model: Recommender, path: str | Path) -> None:
         "values": model.seen.data,
     }
     ids = {"users": model.users.ids, "items": model.items.ids}
-    store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen}, ids)
+    extra = {"extra": dict(side.extra)} if side.extra else {}
+    store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen, **extra}, ids)
 
 
 def load(path: str | Path) -> Recommender:
@@ -72,7 +73,7 @@ def load(path: str | Path) -> Recommender:
         raise ValueError(f"{path}: config.json or an id table is damaged ({error}): copy the model again") from None
     if not (np.isfinite(mean) and isinstance(warm, bool) and isinstance(history, list)):
         raise ValueError(f"{path}: config.json has a wrong mean, warm or history: copy the model again")
-    n, m, k = len(users), len(items), solver.rank
+    n, m, k = len(users), len(items), solver.width
     f32 = np.float32
 
     def factor(name: str, *shape: int) -> np.ndarray:
@@ -89,9 +90,12 @@ def load(path: str | Path) -> Recommender:
     values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32, finite=True)
     _check_csr(path, indptr, indices, m)
     seen = csr_array((values, indices, indptr), shape=(n, m))
-    return Recommender(
-        solver, users, items, W, user_bias, ItemSide(H, item_bias, mean, factor("popularity", m)), seen, history, warm
-    )
+    extra = {
+        key: store.take_tensor(tensors, "extra", key, shape, f32, finite=True)
+        for key, shape in solver.extra_shapes(m).items()
+    }
+    side = ItemSide(H, item_bias, mean, factor("popularity", m), extra)
+    return Recommender(solver, users, items, W, user_bias, side, seen, history, warm)
 
 
 def _check_csr(path: str | Path, indptr: np.ndarray, indices: np.ndarray, columns: int) -> None:

@@ -85,6 +85,15 @@ class ImplicitALS:
     def __post_init__(self) -> None:
         check_hyperparameters(self)
 
+    @property
+    def width(self) -> int:
+        """Columns of W and H: the rank."""
+        return self.rank
+
+    def extra_shapes(self, items: int) -> dict[str, tuple[int, ...]]:
+        """Arrays a model keeps beside factors and biases: none."""
+        return {}
+
     def fit(
         self,
         data: Interactions,

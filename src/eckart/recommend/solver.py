@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +34,7 @@ class ItemSide(NamedTuple):
     bias: np.ndarray  # (m,) float32
     mean: float  # of all ratings
     popularity: np.ndarray  # (m,) float32, share of the training users who have the item
+    extra: Mapping[str, np.ndarray] = MappingProxyType({})  # float32, what else the solver's equations need of them
 
 
 def popularity_of(matrix: csr_array) -> np.ndarray:
@@ -59,6 +61,15 @@ class Solver(Protocol):
     def threads(self) -> int | None: ...  # noqa: D102
     @property
     def early_stopping(self) -> int: ...  # noqa: D102
+
+    @property
+    def width(self) -> int:
+        """Columns of a fitted model's W and H: the rank, for most."""
+        ...
+
+    def extra_shapes(self, items: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the arrays in a fitted model's ``ItemSide.extra``."""
+        ...
 
     def fit(
         self,
