@@ -1,13 +1,17 @@
 // Arrays in, arrays out: every shape, bound and index is checked here, once, before a loop sees it.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "kernels.h"
@@ -69,43 +73,93 @@ Sparse sparse(const In<std::int64_t, 1>& indptr, const In<std::int32_t, 1>& indi
     return {indptr.data(), indices.data(), values.data(), indptr.size() - 1, columns};
 }
 
-// (X, row_bias, objective, failed row or -1)
-auto py_explicit_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
-                      In<float, 1> column_bias, float mean, In<float, 1> reg, int threads) {
-    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
-    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+Method checked_method(const std::string& name, int steps) {
+    require(steps >= 1 && steps <= 1000, "steps is %d, expected 1 to 1000", steps);
+    if (name == "exact") return Method::exact;
+    if (name == "cg") return Method::cg;
+    require(name == "block", "method is '%s', expected exact, cg or block", name.c_str());
+    return Method::block;
+}
+
+using Start = std::optional<In<float, 2>>;
+
+// X, zero or a copy of where to start.
+Out<float> started(const Start& start, std::size_t rows, std::size_t k) {
+    require(!start || (start->shape(0) == rows && start->shape(1) == k), "the start is not %zu x %zu", rows, k);
+    auto X = empty<float>(rows, k);
+    if (start)
+        std::copy_n(start->data(), rows * k, X.data());
+    else
+        std::fill_n(X.data(), rows * k, 0.f);
+    return X;
+}
+
+RowOptions checked_options(const Sparse& R, std::size_t k, const In<float, 1>& reg,
+                           const std::optional<In<float, 1>>& spectrum, const Start& prior, const std::string& method,
+                           int steps, int threads) {
     require(k >= 1, "Y has no columns");
-    require(column_bias.size() == R.columns, "%zu column biases for %zu columns", column_bias.size(), R.columns);
     require(reg.size() == R.rows, "%zu values of reg for %zu rows", reg.size(), R.rows);
-    auto X = empty<float>(R.rows, k);
-    auto bias = empty<float>(R.rows);
+    require(!spectrum || spectrum->size() == k, "the spectrum has not %zu values", k);
+    require(!prior || (prior->shape(0) == R.rows && prior->shape(1) == k), "the prior is not %zu x %zu", R.rows, k);
+    return {reg.data(),
+            spectrum ? spectrum->data() : nullptr,
+            prior ? prior->data() : nullptr,
+            checked_method(method, steps),
+            static_cast<std::size_t>(steps),
+            checked_threads(threads)};
+}
+
+// (X, row_bias or zeros, objective, failed row or -1)
+auto py_explicit_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
+                      In<float, 1> column_bias, float mean, In<float, 1> reg, int threads,
+                      std::optional<In<float, 1>> spectrum, Start prior, bool bias, const std::string& method,
+                      int steps, Start start, std::optional<In<float, 1>> start_bias) {
+    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
+    const std::size_t k = Y.shape(1);
+    const RowOptions options = checked_options(R, k, reg, spectrum, prior, method, steps, threads);
+    require(column_bias.size() == R.columns, "%zu column biases for %zu columns", column_bias.size(), R.columns);
+    require(!start_bias || start_bias->size() == R.rows, "the start has not %zu biases", R.rows);
+    auto X = started(start, R.rows, k);
+    auto row_bias = empty<float>(R.rows);
+    if (start_bias)
+        std::copy_n(start_bias->data(), R.rows, row_bias.data());
+    else
+        std::fill_n(row_bias.data(), R.rows, 0.f);
     auto objective = empty<double>(R.rows);
     std::int64_t failed;
     {
         nb::gil_scoped_release release;
-        failed = explicit_rows(R, Y.data(), k, column_bias.data(), mean, reg.data(), X.data(), bias.data(),
-                               objective.data(), workers);
+        failed = explicit_rows(R, Y.data(), k, column_bias.data(), mean, options,
+                               {X.data(), bias ? row_bias.data() : nullptr, objective.data()});
     }
-    return nb::make_tuple(X, bias, objective, failed);
+    return nb::make_tuple(X, row_bias, objective, failed);
 }
 
 // (X, objective, failed row or -1)
 auto py_implicit_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
-                      In<float, 2> gram, float alpha, In<float, 1> reg, int threads) {
+                      float alpha, In<float, 1> reg, int threads, std::optional<In<float, 1>> spectrum, Start prior,
+                      const std::string& method, int steps, Start start) {
     const Sparse R = sparse(indptr, indices, values, Y.shape(0));
-    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
-    require(k >= 1, "Y has no columns");
-    require(gram.shape(0) == k && gram.shape(1) == k, "gram is %zu x %zu, expected %zu x %zu", gram.shape(0),
-            gram.shape(1), k, k);
-    require(reg.size() == R.rows, "%zu values of reg for %zu rows", reg.size(), R.rows);
-    auto X = empty<float>(R.rows, k);
+    const std::size_t k = Y.shape(1);
+    const RowOptions options = checked_options(R, k, reg, spectrum, prior, method, steps, threads);
+    auto X = started(start, R.rows, k);
     auto objective = empty<double>(R.rows);
     std::int64_t failed;
     {
         nb::gil_scoped_release release;
-        failed = implicit_rows(R, Y.data(), k, gram.data(), alpha, reg.data(), X.data(), objective.data(), workers);
+        failed = implicit_rows(R, Y.data(), k, alpha, options, {X.data(), nullptr, objective.data()});
     }
     return nb::make_tuple(X, objective, failed);
+}
+
+double py_row_cost(In<std::int64_t, 1> indptr, int k, const std::string& method, int steps) {
+    require(indptr.size() >= 1, "indptr is empty");
+    require(k >= 1, "k is %d, expected at least 1", k);
+    const std::size_t rows = indptr.size() - 1;
+    for (std::size_t row = 0; row < rows; ++row)
+        require(indptr.data()[row] <= indptr.data()[row + 1], "indptr descends");
+    return row_cost(indptr.data(), rows, static_cast<std::size_t>(k), checked_method(method, steps),
+                    static_cast<std::size_t>(steps));
 }
 
 auto py_gram(In<float, 2> Y, int threads) {
@@ -117,6 +171,18 @@ auto py_gram(In<float, 2> Y, int threads) {
         gram(Y.data(), Y.shape(0), k, G.data(), workers);
     }
     return G;
+}
+
+auto py_rotate(In<float, 2> Y, In<float, 2> Q, int threads) {
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(Q.shape(0) == k && Q.shape(1) == k, "Q is %zu x %zu, expected %zu x %zu", Q.shape(0), Q.shape(1), k, k);
+    auto rotated = empty<float>(Y.shape(0), k);
+    {
+        nb::gil_scoped_release release;
+        rotate(Y.data(), Y.shape(0), k, Q.data(), rotated.data(), workers);
+    }
+    return rotated;
 }
 
 auto py_pair_scores(In<float, 2> X, In<float, 2> Y, In<float, 1> row_bias, In<float, 1> column_bias, float mean,
@@ -201,10 +267,14 @@ NB_MODULE(ECKART_MODULE, module) {
         return names;
     });
     module.def("explicit_rows", &py_explicit_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "column_bias"_a,
-               "mean"_a, "reg"_a, "threads"_a = 1);
-    module.def("implicit_rows", &py_implicit_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "gram"_a, "alpha"_a,
-               "reg"_a, "threads"_a = 1);
+               "mean"_a, "reg"_a, "threads"_a = 1, "spectrum"_a = nb::none(), "prior"_a = nb::none(), "bias"_a = true,
+               "method"_a = "exact", "steps"_a = 1, "start"_a = nb::none(), "start_bias"_a = nb::none());
+    module.def("implicit_rows", &py_implicit_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "alpha"_a, "reg"_a,
+               "threads"_a = 1, "spectrum"_a = nb::none(), "prior"_a = nb::none(), "method"_a = "exact", "steps"_a = 1,
+               "start"_a = nb::none());
+    module.def("row_cost", &py_row_cost, "indptr"_a, "k"_a, "method"_a, "steps"_a);
     module.def("gram", &py_gram, "Y"_a, "threads"_a = 1);
+    module.def("rotate", &py_rotate, "Y"_a, "Q"_a, "threads"_a = 1);
     module.def("pair_scores", &py_pair_scores, "X"_a, "Y"_a, "row_bias"_a, "column_bias"_a, "mean"_a, "rows"_a,
                "columns"_a, "threads"_a = 1);
     module.def("pack_items", &py_pack_items, "Y"_a, "threads"_a = 1);

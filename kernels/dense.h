@@ -31,7 +31,9 @@ inline void tile(const float* a, std::size_t lda, const float* b, std::size_t ld
     }
 }
 
-template <bool subtract, std::size_t NV>
+enum class Update { set, add, subtract };
+
+template <Update how, std::size_t NV>
 inline void update_tile(float* A, std::size_t ld, const float* a, const float* b, std::size_t ldy, std::size_t n) {
     vec acc[MR][NV];
     tile<NV>(a, ldy, b, ldy, n, acc);
@@ -40,19 +42,22 @@ inline void update_tile(float* A, std::size_t ld, const float* a, const float* b
 #pragma GCC unroll 2
         for (std::size_t v = 0; v < NV; ++v) {
             float* p = A + i * ld + v * W;
-            store(p, subtract ? load(p) - acc[i][v] : load(p) + acc[i][v]);
+            if constexpr (how == Update::set) store(p, acc[i][v]);
+            if constexpr (how == Update::add) store(p, load(p) + acc[i][v]);
+            if constexpr (how == Update::subtract) store(p, load(p) - acc[i][v]);
         }
 }
 
-// A += Y^T Y (or -=) on the upper triangle; Y is n x k with rows ldy apart, k a multiple of W.
+// A = Y^T Y (or +=, -=) on the upper triangle; Y is n x k with rows ldy apart, k a multiple of W. The W x W blocks on
+// the diagonal get both triangles.
 // Each call sums its n terms from zero before adding them: a long row, added panel by panel, loses no more
 // than sqrt(panels) roundings.
-template <bool subtract>
+template <Update how>
 inline void rank_update(float* A, std::size_t ld, const float* Y, std::size_t ldy, std::size_t n, std::size_t k) {
     for (std::size_t i = 0; i < k; i += MR) {
         std::size_t j = i / W * W;
-        for (; j + 2 * W <= k; j += 2 * W) update_tile<subtract, 2>(A + i * ld + j, ld, Y + i, Y + j, ldy, n);
-        if (j < k) update_tile<subtract, 1>(A + i * ld + j, ld, Y + i, Y + j, ldy, n);
+        for (; j + 2 * W <= k; j += 2 * W) update_tile<how, 2>(A + i * ld + j, ld, Y + i, Y + j, ldy, n);
+        if (j < k) update_tile<how, 1>(A + i * ld + j, ld, Y + i, Y + j, ldy, n);
     }
 }
 
@@ -65,6 +70,22 @@ inline float dot(const float* x, const float* y, std::size_t n) {
     vec total{};
     for (std::size_t j = 0; j < n; j += W) total += load(x + j) * load(y + j);
     return sum(total);
+}
+
+// The products of W rows of n floats, ld apart, with x: lane i is row i's. Summed over lanes by a transposition, a
+// quarter of the work of W sums.
+inline vec dots(const float* rows, std::size_t ld, const float* x, std::size_t n) {
+    vec s[W] = {};
+    for (std::size_t j = 0; j < n; j += W) {
+        const vec y = load(x + j);
+#pragma GCC unroll 16
+        for (std::size_t i = 0; i < W; ++i) s[i] += load(rows + i * ld + j) * y;
+    }
+    transpose(s);
+    vec total{};
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < W; ++i) total += s[i];
+    return total;
 }
 
 // out += Y^T a: the weighted sum of n rows of k floats, k a multiple of W.
@@ -123,7 +144,7 @@ inline bool cholesky(float* A, std::size_t ld, std::size_t k, float* inverse) {
 #pragma GCC unroll 16
             for (std::size_t p = 0; p < W; ++p) store(corner + p * ld + j, row[p] * inverse[block + p]);
         }
-        rank_update<true>(corner + W * ld + W, ld, corner + W, ld, W, k - block - W);
+        rank_update<Update::subtract>(corner + W * ld + W, ld, corner + W, ld, W, k - block - W);
     }
     return true;
 }
@@ -146,7 +167,7 @@ inline void solve_upper(const float* U, std::size_t ld, std::size_t k, const flo
     for (std::size_t block = k; block > 0;) {
         const std::size_t known = block;
         block -= W;
-        for (std::size_t p = block; p < known; ++p) z[p] -= dot(U + p * ld + known, z + known, k - known);
+        store(z + block, load(z + block) - dots(U + block * ld + known, ld, z + known, k - known));
         for (std::size_t p = known; p-- > block;) {
             z[p] *= inverse[p];
             for (std::size_t q = block; q < p; ++q) z[q] -= U[q * ld + p] * z[p];

@@ -15,15 +15,40 @@ struct Sparse {
     std::size_t columns;
 };
 
-// Half-sweeps of ALS; see row_solve.cpp for the equations. `objective[row]` receives the least value reached.
-// Return the first row whose system is not positive definite in float32, or -1.
+// How rows are solved: to the optimum, or improved from where they stand by `steps` steps of conjugate gradients or
+// sweeps of block coordinate descent (where that is less work than the optimum).
+enum class Method { exact, cg, block };
+
+struct RowOptions {
+    const float* reg;       // rows
+    const float* spectrum;  // k, or null: the diagonal quadratic term that all rows share
+    const float* prior;     // rows x k, or null: where each row is pulled to
+    Method method;
+    std::size_t steps;
+    std::size_t threads;
+};
+
+struct RowResults {
+    float* X;           // rows x k; holds the start when the method is not exact
+    float* bias;        // rows; null: no biases
+    double* objective;  // rows: the value reached
+};
+
+// Half-sweeps of ALS; see rows.h for the equations. Return the first row whose system is not positive definite in
+// float32, or -1.
 std::int64_t explicit_rows(const Sparse& R, const float* Y, std::size_t k, const float* column_bias, float mean,
-                           const float* reg, float* X, float* row_bias, double* objective, std::size_t threads);
-std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, const float* gram, float alpha,
-                           const float* reg, float* X, double* objective, std::size_t threads);
+                           const RowOptions& options, const RowResults& results);
+std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, float alpha, const RowOptions& options,
+                           const RowResults& results);
+
+// Nanoseconds, about, that a half-sweep over rows of these lengths takes one thread.
+double row_cost(const std::int64_t* indptr, std::size_t rows, std::size_t k, Method method, std::size_t steps);
 
 // G = Y^T Y (k x k, full), rows of Y summed in fixed blocks.
 void gram(const float* Y, std::size_t rows, std::size_t k, float* G, std::size_t threads);
+
+// out = Y Q, Q k x k.
+void rotate(const float* Y, std::size_t rows, std::size_t k, const float* Q, float* out, std::size_t threads);
 
 // score[p] = mean + row_bias[i] + column_bias[j] + X[i] . Y[j] for pairs (i, j); -1 stands for "no such row".
 void pair_scores(const float* X, const float* Y, std::size_t k, const float* row_bias, const float* column_bias,

@@ -39,20 +39,20 @@ struct RowTasks {
     std::vector<std::int64_t> order;  // rows, longest first
     std::vector<std::size_t> start;   // task t is order[start[t]] .. order[start[t + 1]]
 
-    // A row of n entries costs n + fixed (in units of one entry): `fixed` stands for its factorization.
-    RowTasks(const std::int64_t* indptr, std::size_t rows, std::size_t threads, double fixed) : order(rows) {
+    // cost(n): what a row of n entries costs, in any unit; it balances tasks and need not be exact.
+    template <class Cost>
+    RowTasks(const std::int64_t* indptr, std::size_t rows, std::size_t threads, const Cost& cost) : order(rows) {
         const auto length = [&](std::int64_t row) { return indptr[row + 1] - indptr[row]; };
         std::iota(order.begin(), order.end(), 0);
         std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
-        const double share =
-            (static_cast<double>(rows ? indptr[rows] - indptr[0] : 0) + fixed * rows) / (64. * threads);
-        double cost = 0;
+        double total = 0, here = 0;
+        for (std::size_t row = 0; row < rows; ++row) total += cost(static_cast<std::size_t>(length(row)));
         start.push_back(0);
         for (std::size_t i = 0; i < rows; ++i) {
-            cost += static_cast<double>(length(order[i])) + fixed;
-            if (cost >= share || i + 1 == rows) {
+            here += cost(static_cast<std::size_t>(length(order[i])));
+            if (here >= total / (64. * threads) || i + 1 == rows) {
                 start.push_back(i + 1);
-                cost = 0;
+                here = 0;
             }
         }
     }

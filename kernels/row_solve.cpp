@@ -1,95 +1,146 @@
-// The ALS half-step: every row's factor, given the factors Y of the columns. Rows are independent.
-//
-// Explicit (Zhou et al. 2008, with biases solved jointly): for row u with entries r_t in columns i_t,
-//     min over x, b   sum_t (v_t - b - x . y_t)^2 + l_u (|x|^2 + b^2),      v_t = r_t - mean - c_{i_t}
-// whose normal equations, A = sum_t y_t y_t^T + l_u I, s = sum_t y_t, g = sum_t v_t y_t, are
-//     [ A    s       ] [x]   [ g         ]
-//     [ s^T  n + l_u ] [b] = [ sum_t v_t ].
-// With A = U^T U, z = U^-T g, q = U^-T s:  b = (sum v - z . q) / (n + l_u - q . q),  x = U^-1 (z - b q).
-//
-// Implicit (Hu et al. 2008; Rendle et al. 2021): with weights w_t = alpha r_t on the entries and every cell of
-// the row pulled to 0 with the weight that `gram` = a0 Y^T Y carries,
-//     min over x   sum_t w_t (1 - x . y_t)^2 + x^T gram x + l_u |x|^2,
-//     (gram + sum_t w_t y_t y_t^T + l_u I) x = sum_t w_t y_t.
-//
-// At the optimum of a ridge system with matrix A and right side g the value is (constant - g . x), so the
-// objective comes for free: a backward stable solve gets it to about k roundings, whatever the condition.
+// The ALS half-step: every row's factors, given the factors Y of the columns. Rows are independent; the problem of one
+// is stated in rows.h, the ways to solve it in row_exact.h and row_iterative.h. This file decides who takes which row.
 #include <atomic>
-#include <cstring>
-#include <memory>
-#include <new>
+#include <tuple>
+#include <vector>
 
-#include "dense.h"
-#include "kernels.h"
 #include "parallel.h"
+#include "row_exact.h"
+#include "row_iterative.h"
 
 namespace eckart {
 namespace {
 
-// The gathered rows of a panel and the tile being summed must share the first-level cache (32 KB).
-constexpr std::size_t panel_bytes = 16 * 1024;
-// A gathered row is k / 16 cache lines from memory (~90 ns away) and costs ~k^2 / 2 fused operations once
-// there (~60 ns at k = 64): four rows ahead hides it.
-constexpr std::size_t ahead = 4;
+// Rows of more entries than this are summed in chunks over all threads: an item that everybody has rated must not keep
+// one thread busy when the others are done. By the sizes alone, so that threads do not change the sums.
+constexpr std::size_t long_row = 32768, chunk_entries = 8192, most_chunks = 64;
 
-// One worker's scratch: everything a row needs, aligned to a cache line, allocated once.
-struct Scratch {
-    std::size_t kp, panel;
-    std::unique_ptr<float[], void (*)(float*)> memory;
-    float *A, *Y, *g, *s, *inverse, *v, *ones;
+// Nanoseconds that a row of n entries takes by each way, as benchmarks/row_solve.py fits them (AVX-512, one thread).
+// Only ratios matter, and they hold within a factor of about 1.5 on AVX2.
+struct Costs {
+    double k, kp;
+    std::size_t most;
+    explicit Costs(std::size_t rank, std::size_t most)
+        : k(static_cast<double>(rank)), kp(static_cast<double>(padded(rank))), most(most) {}
 
-    explicit Scratch(std::size_t k)
-        : kp(padded(k)),
-          panel(std::max<std::size_t>(16, panel_bytes / (kp * sizeof(float)))),
-          memory(allocate(kp * kp + panel * kp + 3 * kp + 2 * panel),
-                 [](float* p) { ::operator delete[](p, alignment); }) {
-        A = memory.get();
-        Y = A + kp * kp;
-        g = Y + panel * kp;
-        s = g + kp;
-        inverse = s + kp;
-        v = inverse + kp;
-        ones = v + panel;
-        std::fill(ones, ones + panel, 1.f);
+    double factorization(double n) const { return 0.011 * n * n * n + 2.0 * n * n + 10 * n; }
+    double primal(std::size_t n) const {
+        return static_cast<double>(n) * (0.011 * kp * kp + 0.4 * kp + 10) + factorization(kp);
     }
-
-    static constexpr std::align_val_t alignment{64};
-    // Zeroed: the columns between k and kp stay zero for good.
-    static float* allocate(std::size_t floats) {
-        auto* p = static_cast<float*>(::operator new[](floats * sizeof(float), alignment));
-        std::memset(p, 0, floats * sizeof(float));
-        return p;
+    double dual(std::size_t n) const {
+        const auto np = static_cast<double>(padded(n));
+        return 0.011 * np * np * kp + 0.5 * np * kp + factorization(np);
+    }
+    bool has_dual(std::size_t n) const { return n < k && dual(n) < primal(n); }
+    double exact(std::size_t n) const { return has_dual(n) ? dual(n) : primal(n); }
+    double iterative(std::size_t n, Method method, std::size_t steps) const {
+        return method == Method::cg ? cg(n, steps) : method == Method::block ? blocks(n, steps) : HUGE_VAL;
+    }
+    double least(std::size_t n, Method method, std::size_t steps) const {
+        return std::min(exact(n), iterative(n, method, steps));
+    }
+    double cg(std::size_t n, std::size_t steps) const {
+        return n > most ? HUGE_VAL
+                        : static_cast<double>(padded(n)) * kp * (0.4 + 0.15 * static_cast<double>(1 + steps));
+    }
+    double blocks(std::size_t n, std::size_t sweeps) const {
+        return n > most
+                   ? HUGE_VAL
+                   : static_cast<double>(padded(n)) * kp * (0.4 + (0.011 * 64 + 0.3) * static_cast<double>(sweeps)) +
+                         kp / 64 * factorization(64);
     }
 };
 
-void prefetch_row(const float* y, std::size_t k) {
-    for (std::size_t j = 0; j < k; j += 16) __builtin_prefetch(y + j);
+template <class Problem>
+bool empty_row(const Problem& P, std::int64_t row) {
+    for (std::size_t f = 0; f < P.k; ++f) P.X[row * P.k + f] = P.prior ? P.prior[row * P.k + f] : 0;
+    if (P.bias) P.bias[row] = 0;
+    P.objective[row] = 0;
+    return true;
 }
 
-// out[0, k) = scale * y[0, k); out is padded, y is not.
-inline void copy_scaled(const float* y, float scale, float* out, std::size_t k) {
-    std::size_t j = 0;
-    for (; j + W <= k; j += W) store(out + j, load(y + j) * scale);
-    for (; j < k; ++j) out[j] = y[j] * scale;
+// One long row, primal: chunks are summed by whoever is free, then added in their order.
+template <class Problem>
+bool solve_long(const Problem& P, std::int64_t row, std::vector<Scratch>& scratch) {
+    const std::size_t n = P.length(row), kp = scratch[0].kp;
+    const std::size_t chunk = std::max(chunk_entries, (n + most_chunks - 1) / most_chunks);
+    const std::size_t chunks = (n + chunk - 1) / chunk, size = kp * kp + 2 * kp;
+    std::vector<float> parts(chunks * size);
+    std::vector<Sums> sums(chunks);
+    for (Scratch& m : scratch) begin_row(P, row, m);
+    parallel_for(scratch.size(), chunks, [&](std::size_t c, std::size_t worker) {
+        Scratch& m = scratch[worker];
+        const std::int64_t from = P.R.indptr[row] + static_cast<std::int64_t>(c * chunk);
+        const std::int64_t to = std::min<std::int64_t>(P.R.indptr[row + 1], from + static_cast<std::int64_t>(chunk));
+        sums[c] = accumulate(P, from, to, m);
+        float* part = &parts[c * size];
+        std::memcpy(part, m.A, kp * kp * sizeof(float));
+        std::memcpy(part + kp * kp, m.g, kp * sizeof(float));
+        std::memcpy(part + kp * kp + kp, m.s, kp * sizeof(float));
+    });
+    Scratch& m = scratch[0];
+    std::memcpy(m.A, parts.data(), kp * kp * sizeof(float));
+    std::memcpy(m.g, &parts[kp * kp], kp * sizeof(float));
+    std::memcpy(m.s, &parts[kp * kp + kp], kp * sizeof(float));
+    for (std::size_t c = 1; c < chunks; ++c) {
+        axpy(1, &parts[c * size], m.A, kp * kp);
+        axpy(1, &parts[c * size + kp * kp], m.g, kp);
+        axpy(1, &parts[c * size + kp * kp + kp], m.s, kp);
+        sums[0].vv += sums[c].vv;
+        sums[0].rv += sums[c].rv;
+        sums[0].rr += sums[c].rr;
+    }
+    return solve_normal(P, row, sums[0], m);
 }
 
-// Runs `solve(row, scratch) -> bool` over the rows of R and returns the first row where it said no, or -1.
-template <class Solve>
-std::int64_t over_rows(const Sparse& R, std::size_t k, std::size_t threads, const Solve& solve) {
-    // By flops a Cholesky factorization costs k / 3 entries (k^3 / 3 against k^2 each), and it runs slower. This only
-    // balances tasks, so it need not be exact.
-    const RowTasks tasks(R.indptr, R.rows, threads, 0.5 * static_cast<double>(k));
-    threads = std::max<std::size_t>(1, std::min(threads, tasks.count()));
+std::vector<float> column_mean_squares(const float* Y, std::size_t rows, std::size_t k) {
+    std::vector<double> total(k);
+    for (std::size_t i = 0; i < rows; ++i)
+        for (std::size_t f = 0; f < k; ++f) total[f] += static_cast<double>(Y[i * k + f]) * Y[i * k + f];
+    std::vector<float> mean(k);
+    for (std::size_t f = 0; f < k; ++f) mean[f] = static_cast<float>(total[f] / static_cast<double>(rows));
+    return mean;
+}
+
+template <class Problem>
+std::int64_t solve_rows(const Problem& P, const RowOptions& options) {
+    const auto [method, steps, threads] =
+        std::tuple(options.method, options.steps, std::max<std::size_t>(1, std::min(options.threads, P.R.rows)));
     std::vector<Scratch> scratch;
     scratch.reserve(threads);
-    for (std::size_t t = 0; t < threads; ++t) scratch.emplace_back(k);
+    for (std::size_t t = 0; t < threads; ++t) scratch.emplace_back(P.k);
+    const Costs costs(P.k, Scratch::most_rows(P.k));
+    std::vector<float> mean_square;
+    if (method == Method::cg) mean_square = column_mean_squares(P.Y, P.R.columns, P.k);
+
+    const auto solve = [&](std::int64_t row, Scratch& m) {
+        const std::size_t n = P.length(row);
+        if (n == 0) return empty_row(P, row);
+        if (costs.iterative(n, method, steps) < costs.exact(n))
+            return method == Method::cg ? solve_cg(P, row, steps, mean_square.data(), m)
+                                        : solve_blocks(P, row, steps, m);
+        return costs.has_dual(n) ? solve_dual(P, row, m) : solve_primal(P, row, m);
+    };
+
     std::atomic<std::int64_t> failed{INT64_MAX};
+    const auto fail = [&](std::int64_t row) {
+        std::int64_t least = failed.load();
+        while (row < least && !failed.compare_exchange_weak(least, row)) {
+        }
+    };
+    const RowTasks tasks(P.R.indptr, P.R.rows, threads, [&](std::size_t n) { return costs.least(n, method, steps); });
+    std::size_t first = 0;  // rows before it in tasks.order are long
+    for (; first < P.R.rows && P.length(tasks.order[first]) > long_row; ++first)
+        if (!solve_long(P, tasks.order[first], scratch)) fail(tasks.order[first]);
     parallel_for(threads, tasks.count(), [&](std::size_t task, std::size_t worker) {
-        for (std::size_t i = tasks.start[task]; i < tasks.start[task + 1]; ++i) {
-            if (solve(tasks.order[i], scratch[worker])) continue;
-            std::int64_t least = failed.load();
-            while (tasks.order[i] < least && !failed.compare_exchange_weak(least, tasks.order[i])) {
+        for (std::size_t i = std::max(first, tasks.start[task]); i < tasks.start[task + 1]; ++i) {
+            // The next row's first factors come from memory while this one is solved.
+            if (i + 1 < tasks.start[task + 1]) {
+                const std::int64_t next = P.R.indptr[tasks.order[i + 1]];
+                const auto n = static_cast<std::int64_t>(std::min<std::size_t>(8, P.length(tasks.order[i + 1])));
+                for (std::int64_t t = 0; t < n; ++t) prefetch_row(P.factors(next + t), P.k);
             }
+            if (!solve(tasks.order[i], scratch[worker])) fail(tasks.order[i]);
         }
     });
     return failed == INT64_MAX ? -1 : failed.load();
@@ -97,123 +148,30 @@ std::int64_t over_rows(const Sparse& R, std::size_t k, std::size_t threads, cons
 
 }  // namespace
 
+double row_cost(const std::int64_t* indptr, std::size_t rows, std::size_t k, Method method, std::size_t steps) {
+    const Costs costs(k, Scratch::most_rows(k));
+    double total = 0;
+    for (std::size_t row = 0; row < rows; ++row)
+        if (indptr[row] < indptr[row + 1])
+            total += costs.least(static_cast<std::size_t>(indptr[row + 1] - indptr[row]), method, steps);
+    return total;
+}
+
 std::int64_t explicit_rows(const Sparse& R, const float* Y, std::size_t k, const float* column_bias, float mean,
-                           const float* reg, float* X, float* row_bias, double* objective, std::size_t threads) {
-    return over_rows(R, k, threads, [&](std::int64_t row, Scratch& m) {
-        const std::int64_t begin = R.indptr[row], end = R.indptr[row + 1];
-        float* x = X + row * k;
-        if (begin == end) {
-            std::memset(x, 0, k * sizeof(float));
-            row_bias[row] = 0;
-            objective[row] = 0;
-            return true;
-        }
-        std::memset(m.A, 0, m.kp * m.kp * sizeof(float));
-        std::memset(m.g, 0, m.kp * sizeof(float));
-        std::memset(m.s, 0, m.kp * sizeof(float));
-        double sum_v = 0, sum_vv = 0;
-        for (std::int64_t from = begin; from < end; from += m.panel) {
-            const std::size_t n = std::min<std::int64_t>(m.panel, end - from);
-            for (std::size_t t = 0; t < n; ++t) {
-                if (from + static_cast<std::int64_t>(t + ahead) < end)
-                    prefetch_row(Y + R.indices[from + t + ahead] * k, k);
-                const std::size_t column = R.indices[from + t];
-                float* y = m.Y + t * m.kp;
-                copy_scaled(Y + column * k, 1, y, k);
-                const float v = R.values[from + t] - mean - column_bias[column];
-                sum_v += v;
-                sum_vv += static_cast<double>(v) * v;
-                m.v[t] = v;
-            }
-            add_rows(m.Y, m.kp, m.v, n, m.kp, m.g);
-            add_rows(m.Y, m.kp, m.ones, n, m.kp, m.s);
-            rank_update<false>(m.A, m.kp, m.Y, m.kp, n, m.kp);
-        }
-        for (std::size_t p = 0; p < m.kp; ++p) m.A[p * m.kp + p] += reg[row];
-        if (!cholesky(m.A, m.kp, m.kp, m.inverse)) return false;
-        float* z = m.Y;  // the panel is done with
-        std::memcpy(z, m.g, m.kp * sizeof(float));
-        solve_transposed(m.A, m.kp, m.kp, m.inverse, z);
-        solve_transposed(m.A, m.kp, m.kp, m.inverse, m.s);
-        const double pivot = static_cast<double>(end - begin) + reg[row] - dot(m.s, m.s, m.kp);
-        const float bias = static_cast<float>((sum_v - dot(z, m.s, m.kp)) / pivot);
-        axpy(-bias, m.s, z, m.kp);
-        solve_upper(m.A, m.kp, m.kp, m.inverse, z);
-        std::memcpy(x, z, k * sizeof(float));
-        row_bias[row] = bias;
-        objective[row] = sum_vv - bias * sum_v - dot(m.g, z, m.kp);
-        return pivot > 0 && std::isfinite(objective[row]);
-    });
+                           const RowOptions& options, const RowResults& results) {
+    const auto& [reg, spectrum, prior, method, steps, threads] = options;
+    const auto& [X, bias, objective] = results;
+    const Explicit kind{column_bias, mean};
+    if (bias)
+        return solve_rows(Problem<Explicit, true>{R, kind, Y, k, reg, spectrum, prior, X, bias, objective}, options);
+    return solve_rows(Problem<Explicit, false>{R, kind, Y, k, reg, spectrum, prior, X, bias, objective}, options);
 }
 
-std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, const float* gram, float alpha,
-                           const float* reg, float* X, double* objective, std::size_t threads) {
-    const std::size_t kp = padded(k);
-    std::vector<float> dense(kp * kp, 0.f);  // gram, padded: copied once a row instead of widened once a row
-    for (std::size_t i = 0; i < k; ++i) std::memcpy(&dense[i * kp], gram + i * k, k * sizeof(float));
-    return over_rows(R, k, threads, [&](std::int64_t row, Scratch& m) {
-        const std::int64_t begin = R.indptr[row], end = R.indptr[row + 1];
-        float* x = X + row * k;
-        if (begin == end) {
-            std::memset(x, 0, k * sizeof(float));
-            objective[row] = 0;
-            return true;
-        }
-        std::memcpy(m.A, dense.data(), kp * kp * sizeof(float));
-        std::memset(m.g, 0, kp * sizeof(float));
-        double sum_w = 0;
-        for (std::int64_t from = begin; from < end; from += m.panel) {
-            const std::size_t n = std::min<std::int64_t>(m.panel, end - from);
-            for (std::size_t t = 0; t < n; ++t) {
-                if (from + static_cast<std::int64_t>(t + ahead) < end)
-                    prefetch_row(Y + R.indices[from + t + ahead] * k, k);
-                const float w = alpha * R.values[from + t];
-                const float root = std::sqrt(w);  // sqrt(w) y, so that the update is a plain Y^T Y
-                float* y = m.Y + t * kp;
-                copy_scaled(Y + static_cast<std::size_t>(R.indices[from + t]) * k, root, y, k);
-                sum_w += w;
-                m.v[t] = root;
-            }
-            add_rows(m.Y, kp, m.v, n, kp, m.g);
-            rank_update<false>(m.A, kp, m.Y, kp, n, kp);
-        }
-        for (std::size_t p = 0; p < kp; ++p) m.A[p * kp + p] += reg[row];
-        if (!cholesky(m.A, kp, kp, m.inverse)) return false;
-        std::memcpy(m.s, m.g, kp * sizeof(float));
-        solve_transposed(m.A, kp, kp, m.inverse, m.s);
-        solve_upper(m.A, kp, kp, m.inverse, m.s);
-        std::memcpy(x, m.s, k * sizeof(float));
-        objective[row] = sum_w - dot(m.g, m.s, kp);
-        return std::isfinite(objective[row]);
-    });
-}
-
-void gram(const float* Y, std::size_t rows, std::size_t k, float* G, std::size_t threads) {
-    // Blocks, and the order in which they are added, depend on the sizes alone: 64 at most, fewer where they would
-    // take more than 128 MB.
-    const std::size_t kp = padded(k), most = std::clamp<std::size_t>((std::size_t{1} << 25) / (kp * kp), 4, 64);
-    const std::size_t block = std::max<std::size_t>(1024, (rows + most - 1) / most);
-    const std::size_t blocks = (rows + block - 1) / block;
-    threads = std::max<std::size_t>(1, std::min(threads, blocks));
-    std::vector<Scratch> scratch;
-    scratch.reserve(threads);
-    for (std::size_t t = 0; t < threads; ++t) scratch.emplace_back(k);
-    std::vector<float> parts(blocks * kp * kp, 0.f);
-    parallel_for(threads, blocks, [&](std::size_t b, std::size_t worker) {
-        Scratch& m = scratch[worker];
-        const std::size_t end = std::min(rows, (b + 1) * block);
-        for (std::size_t from = b * block; from < end; from += m.panel) {
-            const std::size_t n = std::min(m.panel, end - from);
-            for (std::size_t t = 0; t < n; ++t) copy_scaled(Y + (from + t) * k, 1, m.Y + t * kp, k);
-            rank_update<false>(&parts[b * kp * kp], kp, m.Y, kp, n, kp);
-        }
-    });
-    for (std::size_t i = 0; i < k; ++i)
-        for (std::size_t j = i; j < k; ++j) {
-            double total = 0;
-            for (std::size_t b = 0; b < blocks; ++b) total += parts[b * kp * kp + i * kp + j];
-            G[i * k + j] = G[j * k + i] = static_cast<float>(total);
-        }
+std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, float alpha, const RowOptions& options,
+                           const RowResults& results) {
+    const auto& [reg, spectrum, prior, method, steps, threads] = options;
+    const auto& [X, bias, objective] = results;
+    return solve_rows(Problem<Implicit, false>{R, {alpha}, Y, k, reg, spectrum, prior, X, bias, objective}, options);
 }
 
 }  // namespace eckart

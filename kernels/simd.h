@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__) || defined(__AVX__)
 #include <immintrin.h>
@@ -66,6 +67,22 @@ inline std::uint32_t greater(vec a, vec b) {
     for (std::size_t i = 0; i < W; ++i) mask |= static_cast<std::uint32_t>(a[i] > b[i]) << i;
     return mask;
 #endif
+}
+
+// Lane l of r[i] and lane i of r[l] change places, for all i and l: log2 W rounds of exchanges at distance S.
+template <std::size_t S = 1>
+inline void transpose(vec (&r)[W]) {
+    if constexpr (S < W) {
+        const auto exchange = [&]<std::size_t... L>(std::size_t i, std::index_sequence<L...>) {
+            const vec a = r[i], b = r[i + S];
+            r[i] = __builtin_shufflevector(a, b, ((L & S) ? W + L - S : L)...);
+            r[i + S] = __builtin_shufflevector(a, b, ((L & S) ? W + L : L + S)...);
+        };
+#pragma GCC unroll 16
+        for (std::size_t i = 0; i < W; ++i)
+            if (!(i & S)) exchange(i, std::make_index_sequence<W>{});
+        transpose<2 * S>(r);
+    }
 }
 
 // n rounded up to a multiple of the vector width.

@@ -14,10 +14,15 @@ from strategies import interactions, ratings, triples
 
 import eckart as ek
 
-SOLVERS = [ek.ALS(rank=3, reg=0.1, epochs=4), ek.ImplicitALS(rank=3, reg=0.02, epochs=4)]
+SOLVERS = [
+    ek.ALS(rank=3, reg=0.1, epochs=4, solver="exact"),
+    ek.ALS(rank=3, reg=0.1, epochs=4, solver="cg"),
+    ek.ImplicitALS(rank=3, reg=0.02, epochs=4, solver="exact"),
+    ek.ImplicitALS(rank=3, reg=0.02, epochs=4, solver="block"),
+]
 OBJECTIVE = {ek.ALS: objectives.als, ek.ImplicitALS: objectives.implicit_als}
 
-every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
+every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: f"{type(s).__name__}-{s.solver}")
 few = settings(max_examples=40, deadline=None)
 
 
@@ -41,7 +46,10 @@ def test_the_objective_never_rises_and_is_the_one_defined(solver, data, exponent
     assert len(values) == 6
     for before, after in itertools.pairwise(values):
         assert after <= before * (1 + 1e-5)
-    assert values[-1] == pytest.approx(objective(data, model), rel=1e-4)
+    # Users are solved exactly at the end, which an exact epoch has done already.
+    assert objective(data, model) <= values[-1] * (1 + 1e-4)
+    if solver.solver == "exact":
+        assert objective(data, model) == pytest.approx(values[-1], rel=1e-4)
 
 
 @every_solver

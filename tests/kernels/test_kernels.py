@@ -39,32 +39,104 @@ def close(got, want, tolerance=2e-4):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * scale)
 
 
+def shared_terms(rng, indptr, k, with_spectrum, with_prior):
+    """A spectrum that falls by three orders of magnitude, and a prior of the size of a row; either may be absent."""
+    return {
+        "spectrum": (10 ** rng.uniform(-2, 1, k)).astype(np.float32) if with_spectrum else None,
+        "prior": (rng.standard_normal((len(indptr) - 1, k)) / k).astype(np.float32) if with_prior else None,
+    }
+
+
 @EVERY_ISA
-@settings(max_examples=150, deadline=None)
-@given(problem=problems(), threads=st.integers(1, 4))
-def test_explicit_rows_equal_their_twin(isa, problem, threads):
+@settings(max_examples=200, deadline=None)
+@given(
+    problem=problems(),
+    threads=st.integers(1, 4),
+    with_spectrum=st.booleans(),
+    with_prior=st.booleans(),
+    bias=st.booleans(),
+)
+def test_explicit_rows_equal_their_twin(isa, problem, threads, with_spectrum, with_prior, bias):
     rng, indptr, indices, Y = problem
     values = rng.uniform(-5, 5, len(indices)).astype(np.float32)
-    bias = rng.standard_normal(len(Y)).astype(np.float32)
+    c = rng.standard_normal(len(Y)).astype(np.float32)
     reg = penalties(rng, indptr)
-    *got, failed = load_kernels(isa).explicit_rows(indptr, indices, values, Y, bias, 0.5, reg, threads)
+    shared = shared_terms(rng, indptr, Y.shape[1], with_spectrum, with_prior)
+    arguments = indptr, indices, values, Y, c, 0.5, reg
+    *got, failed = load_kernels(isa).explicit_rows(*arguments, threads, bias=bias, **shared)
     assert failed == -1
-    for mine, theirs in zip(got, twin.explicit_rows(indptr, indices, values, Y, bias, 0.5, reg), strict=True):
+    for mine, theirs in zip(got, twin.explicit_rows(*arguments, bias=bias, **shared), strict=True):
         close(mine, theirs)
 
 
 @EVERY_ISA
-@settings(max_examples=150, deadline=None)
-@given(problem=problems(), threads=st.integers(1, 4))
-def test_implicit_rows_equal_their_twin(isa, problem, threads):
+@settings(max_examples=200, deadline=None)
+@given(problem=problems(), threads=st.integers(1, 4), with_spectrum=st.booleans(), with_prior=st.booleans())
+def test_implicit_rows_equal_their_twin(isa, problem, threads, with_spectrum, with_prior):
     rng, indptr, indices, Y = problem
     values = rng.integers(0, 4, len(indices)).astype(np.float32)
     reg = penalties(rng, indptr)
-    gram = (0.3 * twin.gram(Y)).astype(np.float32)
-    *got, failed = load_kernels(isa).implicit_rows(indptr, indices, values, Y, gram, 1.5, reg, threads)
+    shared = shared_terms(rng, indptr, Y.shape[1], with_spectrum, with_prior)
+    arguments = indptr, indices, values, Y, 1.5, reg
+    *got, failed = load_kernels(isa).implicit_rows(*arguments, threads, **shared)
     assert failed == -1
-    for mine, theirs in zip(got, twin.implicit_rows(indptr, indices, values, Y, gram, 1.5, reg), strict=True):
+    for mine, theirs in zip(got, twin.implicit_rows(*arguments, **shared), strict=True):
         close(mine, theirs)
+
+
+@EVERY_ISA
+@settings(max_examples=200, deadline=None)
+@given(problem=problems(), method=st.sampled_from(["cg", "block"]), bias=st.booleans(), seed=st.integers(0, 99))
+def test_steps_never_raise_a_row_and_lead_to_its_optimum(isa, problem, method, bias, seed):
+    rng, indptr, indices, Y = problem
+    rows, k = len(indptr) - 1, Y.shape[1]
+    values = rng.uniform(-2, 2, len(indices)).astype(np.float32)
+    c, reg = np.zeros(len(Y), np.float32), penalties(rng, indptr)
+    spectrum = (10 ** rng.uniform(-2, 1, k)).astype(np.float32)
+    X = (rng.standard_normal((rows, k)) / k**0.5).astype(np.float32)
+    b = rng.standard_normal(rows).astype(np.float32) * bias
+    arguments = indptr, indices, values, Y, c, 0.0, reg, 2, spectrum, None, bias
+    problem = indptr, indices, np.ones(len(values)), values, Y, reg, spectrum
+    before = twin.row_value(*problem, X, b)
+    optimum = twin.explicit_rows(*arguments[:7], spectrum, None, bias)[2]
+    for steps in (1, 3, 200):
+        X1, b1, value, failed = load_kernels(isa).explicit_rows(*arguments, method, steps, X, b if bias else None)
+        assert failed == -1
+        close(value, twin.row_value(*problem, X1, b1))
+        assert np.all(value <= before + 1e-3 * (1 + before))
+        assert np.all(value >= optimum - 1e-3 * (1 + optimum))
+    close(value, optimum, 1e-3)
+
+
+@EVERY_ISA
+@pytest.mark.parametrize("kind", ["explicit", "implicit"])
+def test_a_long_row_summed_in_chunks_equals_its_twin(isa, kind):
+    rng = np.random.default_rng(0)
+    lengths = [40_000, 5, 33_000, 100_001]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indices = rng.integers(0, 500, indptr[-1]).astype(np.int32)
+    values = rng.uniform(0, 2, indptr[-1]).astype(np.float32)
+    Y = (rng.standard_normal((500, 17)) / 4).astype(np.float32)
+    reg = np.asarray(lengths, np.float32)
+    rest = (np.zeros(500, np.float32), 0.5, reg) if kind == "explicit" else (1.5, reg)
+    solve = getattr(load_kernels(isa), f"{kind}_rows")
+    *got, failed = solve(indptr, indices, values, Y, *rest, 3)
+    assert failed == -1
+    for mine, theirs in zip(got, getattr(twin, f"{kind}_rows")(indptr, indices, values, Y, *rest), strict=True):
+        close(mine, theirs)
+    for threads in (1, 4):
+        for mine, again in zip(got, solve(indptr, indices, values, Y, *rest, threads)[:-1], strict=True):
+            assert mine.tobytes() == again.tobytes()
+
+
+@EVERY_ISA
+@settings(max_examples=60, deadline=None)
+@given(k=RANKS, rows=st.sampled_from([0, 1, 5, 15, 16, 17, 300]), seed=st.integers(0, 2**32 - 1))
+def test_rotate_equals_its_twin(isa, k, rows, seed):
+    rng = np.random.default_rng(seed)
+    Y = rng.standard_normal((rows, k)).astype(np.float32)
+    Q = np.linalg.qr(rng.standard_normal((k, k)))[0].astype(np.float32)
+    close(load_kernels(isa).rotate(Y, Q, 2), twin.rotate(Y, Q), 1e-5)
 
 
 @EVERY_ISA
@@ -126,7 +198,10 @@ def test_the_bits_do_not_depend_on_the_threads(isa, problem):
     for threads in (2, 4):
         for call in (
             lambda t: kernels.explicit_rows(indptr, indices, values, Y, np.zeros(len(Y), np.float32), 3, reg, t)[:3],
-            lambda t: kernels.implicit_rows(indptr, indices, values, Y, kernels.gram(Y, t), 1, reg, t)[:2],
+            lambda t: kernels.implicit_rows(indptr, indices, values, Y, 1, reg, t)[:2],
+            lambda t: kernels.implicit_rows(indptr, indices, values, Y, 1, reg, t, method="cg", steps=2)[:2],
+            lambda t: kernels.implicit_rows(indptr, indices, values, Y, 1, reg, t, method="block", steps=1)[:2],
+            lambda t: (kernels.rotate(Z, kernels.gram(Y, t), t),),
             lambda t: (kernels.gram(Z, t),),
         ):
             for one, many in zip(call(1), call(threads), strict=True):
@@ -141,7 +216,7 @@ def test_a_system_without_a_solution_is_reported_and_never_returned(isa):
     for bad in (np.nan, np.inf, 1e30):
         Y = np.full((1, 20), bad, np.float32)
         assert kernels.explicit_rows(indptr, indices, values, Y, bias, 0, reg, 1)[3] == 0
-        assert kernels.implicit_rows(indptr, indices, values, Y, np.eye(20, dtype=np.float32), 1, reg, 1)[2] == 0
+        assert kernels.implicit_rows(indptr, indices, values, Y, 1, reg, 1)[2] == 0
     reg[1] = -5
     assert kernels.explicit_rows(indptr, indices, values, np.ones((1, 20), np.float32), bias, 0, reg, 2)[3] == 1
 

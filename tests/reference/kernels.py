@@ -5,35 +5,51 @@ from __future__ import annotations
 import numpy as np
 
 
-def explicit_rows(indptr, indices, values, Y, column_bias, mean, reg):
-    """argmin_{x,b} sum_t (r_t - mean - c_t - b - x.y_t)^2 + reg (|x|^2 + b^2), each row on its own."""
-    Y, rows, k = Y.astype(np.float64), len(indptr) - 1, Y.shape[1]
-    X, bias, objective = np.zeros((rows, k)), np.zeros(rows), np.zeros(rows)
-    for u in range(rows):
-        columns = indices[indptr[u] : indptr[u + 1]]
-        if len(columns) == 0:
-            continue
-        v = values[indptr[u] : indptr[u + 1]].astype(np.float64) - mean - column_bias[columns]
-        Z = np.column_stack([Y[columns], np.ones(len(columns))])
-        z = np.linalg.solve(Z.T @ Z + reg[u] * np.eye(k + 1), Z.T @ v)
-        X[u], bias[u] = z[:k], z[k]
-        objective[u] = np.sum((v - Z @ z) ** 2) + reg[u] * z @ z
-    return X, bias, objective
+def explicit_rows(indptr, indices, values, Y, column_bias, mean, reg, spectrum=None, prior=None, bias=True):
+    """argmin_{x,b} sum_t (r_t - mean - c_t - b - x.y_t)^2 + reg b^2 + (x - p)' (reg I + diag(spectrum)) (x - p)."""
+    weights, targets = np.ones(len(values)), values - mean - column_bias[indices]
+    return _rows(indptr, indices, weights, targets, Y, reg, spectrum, prior, bias)
 
 
-def implicit_rows(indptr, indices, values, Y, gram, alpha, reg):
-    """argmin_x sum_t alpha r_t (1 - x.y_t)^2 + x' gram x + reg |x|^2, each row on its own."""
-    Y, rows, k = Y.astype(np.float64), len(indptr) - 1, Y.shape[1]
-    X, objective = np.zeros((rows, k)), np.zeros(rows)
-    for u in range(rows):
-        Z = Y[indices[indptr[u] : indptr[u + 1]]]
-        w = alpha * values[indptr[u] : indptr[u + 1]].astype(np.float64)
-        if len(Z) == 0:
-            continue
-        x = np.linalg.solve(gram + (Z.T * w) @ Z + reg[u] * np.eye(k), Z.T @ w)
-        X[u] = x
-        objective[u] = np.sum(w * (1 - Z @ x) ** 2) + x @ gram @ x + reg[u] * x @ x
+def implicit_rows(indptr, indices, values, Y, alpha, reg, spectrum=None, prior=None):
+    """argmin_x sum_t alpha r_t (1 - x.y_t)^2 + (x - p)' (reg I + diag(spectrum)) (x - p)."""
+    X, _, objective = _rows(indptr, indices, alpha * values, np.ones(len(values)), Y, reg, spectrum, prior, False)
     return X, objective
+
+
+def _rows(indptr, indices, weights, targets, Y, reg, spectrum, prior, bias):
+    Y, rows, k = Y.astype(np.float64), len(indptr) - 1, Y.shape[1]
+    spectrum = np.zeros(k) if spectrum is None else spectrum
+    X = np.zeros((rows, k)) if prior is None else prior.astype(np.float64)
+    b, objective = np.zeros(rows), np.zeros(rows)
+    for u in range(rows):
+        t = slice(indptr[u], indptr[u + 1])
+        if indptr[u] == indptr[u + 1]:
+            continue
+        Z = np.column_stack([Y[indices[t]], np.full(indptr[u + 1] - indptr[u], float(bias))])
+        D = np.diag(np.append(reg[u] + spectrum, reg[u] if bias else 1.0))
+        w, v = weights[t].astype(np.float64), targets[t] - Z[:, :k] @ X[u]
+        z = np.linalg.solve((Z.T * w) @ Z + D, Z.T @ (w * v))
+        X[u] += z[:k]
+        b[u] = z[k]
+        objective[u] = np.sum(w * (v - Z @ z) ** 2) + z @ D @ z
+    return X, b, objective
+
+
+def row_value(indptr, indices, weights, targets, Y, reg, spectrum, X, bias):
+    """The function that a row minimises, at X and bias, without a prior."""
+    value = np.zeros(len(indptr) - 1)
+    for u in range(len(value)):
+        t = slice(indptr[u], indptr[u + 1])
+        e = targets[t] - bias[u] - Y[indices[t]].astype(np.float64) @ X[u]
+        value[u] = np.sum(weights[t] * e**2) + (reg[u] + spectrum) @ X[u] ** 2.0 + reg[u] * bias[u] ** 2.0
+        value[u] *= indptr[u] < indptr[u + 1]
+    return value
+
+
+def rotate(Y, Q):
+    """Y Q."""
+    return Y.astype(np.float64) @ Q
 
 
 def gram(Y):

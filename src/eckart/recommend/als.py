@@ -25,6 +25,7 @@ from eckart.data.interactions import Interactions
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import rmse
 from eckart.recommend.recommender import Recommender
+from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
 from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
 
@@ -69,6 +70,7 @@ class ALS:
     threads: int | None = None
     exponent: float = 1.0
     early_stopping: int = 0
+    solver: str = "auto"
 
     predicts_ratings: ClassVar[bool] = True
 
@@ -131,11 +133,14 @@ class ALS:
         R = data.matrix
         by_item = csr_array(R.T.tocsr())
         mean = float(R.data.mean(dtype=np.float64))
+        method = row_method(self, R, by_item)
         reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)
 
         def step(state: State) -> tuple[State, Record]:
-            H, item_bias, _ = half_sweep(by_item, state["W"], state["user_bias"], mean, reg_items, threads)
-            W, user_bias, objective = half_sweep(R, H, item_bias, mean, reg_users, threads)
+            W, user_bias, start = state["W"], state["user_bias"], (state["H"], state["item_bias"])
+            H, item_bias, _ = half_sweep(by_item, W, user_bias, mean, reg_items, threads, method, start)
+            start = (W, user_bias)
+            W, user_bias, objective = half_sweep(R, H, item_bias, mean, reg_users, threads, method, start)
             penalty = reg_items @ (np.sum(H.astype(np.float64) ** 2, axis=1) + item_bias.astype(np.float64) ** 2)
             state = {"W": W, "H": H, "user_bias": user_bias, "item_bias": item_bias}
             return state, {"objective": float(objective + penalty)}
@@ -161,7 +166,8 @@ class ALS:
             seen=R,
             history=history,
         )
-        return model if data is everything else model.with_all(everything)
+        # Users are solved exactly at the end, whatever the epochs did: a row is then its history folded in.
+        return model if data is everything and method == EXACT else model.with_all(everything)
 
     def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
         """Factors (n, k) and biases (n,) of users with the ratings in `matrix` (n, m): one user half-sweep."""
@@ -211,7 +217,14 @@ def _rmse_on(
 
 
 def half_sweep(
-    matrix: csr_array, Y: np.ndarray, column_bias: np.ndarray, mean: float, reg: np.ndarray, threads: int
+    matrix: csr_array,
+    Y: np.ndarray,
+    column_bias: np.ndarray,
+    mean: float,
+    reg: np.ndarray,
+    threads: int,
+    method: RowMethod = EXACT,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Solve every row of `matrix` (n, m) for its factors and bias, the columns' being given.
 
@@ -224,13 +237,17 @@ def half_sweep(
     reg : ndarray of shape (n,), float32
         Penalty of each row.
     threads : int
+    method : RowMethod
+        How rows are solved.
+    start : (ndarray of shape (n, k), ndarray of shape (n,)), optional
+        Factors and biases where the iterative methods start; 0 when not given.
 
     Returns
     -------
     X : ndarray of shape (n, k), float32
     row_bias : ndarray of shape (n,), float32
     objective : float
-        The squared error and the rows' own penalty, at this optimum.
+        The squared error and the rows' own penalty, at X and row_bias.
 
     Raises
     ------
@@ -246,17 +263,10 @@ def half_sweep(
         mean,
         reg,
         threads,
+        method=method.name,
+        steps=method.steps,
+        start=None if method == EXACT or start is None else start[0],
+        start_bias=None if method == EXACT or start is None else start[1],
     )
     require_solved(failed, reg)
     return X, row_bias, float(objective.sum())
-
-
-def require_solved(failed: int, reg: np.ndarray) -> None:
-    """Raise FloatingPointError when a kernel reports a row (>= 0) that it could not solve."""
-    if failed >= 0 and not np.isfinite(reg[failed]):
-        raise FloatingPointError(f"row {failed}: its penalty is {reg[failed]}: lower reg or exponent")
-    if failed >= 0:
-        raise FloatingPointError(
-            f"row {failed}: its system is not positive definite in float32 (penalty {reg[failed]:.3g}): "
-            "raise reg, lower rank, or scale the ratings down"
-        )

@@ -23,10 +23,11 @@ from scipy.sparse import csr_array
 
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
-from eckart.recommend.als import require_solved
+from eckart.recommend.eigenbasis import eigenbasis, spectrum
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import find_hits, ndcg
 from eckart.recommend.recommender import Recommender
+from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
 from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
 
@@ -79,6 +80,7 @@ class ImplicitALS:
     unobserved_weight: float = 0.1
     exponent: float = 1.0
     early_stopping: int = 0
+    solver: str = "auto"
 
     predicts_ratings: ClassVar[bool] = False
 
@@ -91,8 +93,8 @@ class ImplicitALS:
         return self.rank
 
     def extra_shapes(self, items: int) -> dict[str, tuple[int, ...]]:
-        """Arrays a model keeps beside factors and biases: none."""
-        return {}
+        """Arrays a model keeps beside factors and biases: the weighted spectrum of the item factors."""
+        return {"spectrum": (self.rank,)}
 
     def fit(
         self,
@@ -133,11 +135,18 @@ class ImplicitALS:
         R = data.matrix
         require_not_negative(R)
         by_item = csr_array(R.T.tocsr())
+        method = row_method(self, R, by_item)
         reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)
 
+        weight = self.unobserved_weight
+
         def step(state: State) -> tuple[State, Record]:
-            H, _ = half_sweep(by_item, state["W"], self.alpha, self.unobserved_weight, reg_items, threads)
-            W, objective = half_sweep(R, H, self.alpha, self.unobserved_weight, reg_users, threads)
+            Q = eigenbasis(state["W"], threads)
+            W, H = (kernels.rotate(state[name], Q, threads) for name in ("W", "H"))
+            H, _ = half_sweep(by_item, W, self.alpha, spectrum(W, weight), reg_items, threads, method, start=H)
+            Q = eigenbasis(H, threads)
+            W, H = (kernels.rotate(X, Q, threads) for X in (W, H))
+            W, objective = half_sweep(R, H, self.alpha, spectrum(H, weight), reg_users, threads, method, start=W)
             penalty = reg_items @ np.sum(H.astype(np.float64) ** 2, axis=1)
             return {"W": W, "H": H}, {"objective": float(objective + penalty)}
 
@@ -150,7 +159,8 @@ class ImplicitALS:
             self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
         )
         model = self._model(state, data, history)
-        return model if data is everything else model.with_all(everything)
+        # Users are solved exactly at the end, whatever the epochs did: a row is then its history folded in.
+        return model if data is everything and method == EXACT else model.with_all(everything)
 
     def _ndcg_on(self, validation: Interactions, data: Interactions) -> Callable[[State], tuple[str, float]]:
         held_out = held_out_entries(validation, data)
@@ -171,7 +181,13 @@ class ImplicitALS:
             items=data.items,
             W=state["W"],
             user_bias=np.zeros(n, np.float32),
-            item_side=ItemSide(state["H"], np.zeros(m, np.float32), 0.0, popularity_of(data.matrix)),
+            item_side=ItemSide(
+                state["H"],
+                np.zeros(m, np.float32),
+                0.0,
+                popularity_of(data.matrix),
+                {"spectrum": spectrum(state["H"], self.unobserved_weight)},
+            ),
             seen=data.matrix,
             history=history,
         )
@@ -180,7 +196,7 @@ class ImplicitALS:
         """Factors (n, k) of users with the entries in `matrix` (n, m), and their biases, all 0."""
         require_not_negative(matrix)
         threads = resolve_threads(self.threads)
-        W, _ = half_sweep(matrix, items.H, self.alpha, self.unobserved_weight, self._row_reg(matrix), threads)
+        W, _ = half_sweep(matrix, items.H, self.alpha, items.extra["spectrum"], self._row_reg(matrix), threads)
         return W, np.zeros(len(W), np.float32)
 
     def contributions(
@@ -204,15 +220,37 @@ class ImplicitALS:
 
 
 def half_sweep(
-    matrix: csr_array, Y: np.ndarray, alpha: float, unobserved_weight: float, reg: np.ndarray, threads: int
+    matrix: csr_array,
+    Y: np.ndarray,
+    alpha: float,
+    spectrum: np.ndarray,
+    reg: np.ndarray,
+    threads: int,
+    method: RowMethod = EXACT,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Solve every row of `matrix` (n, m) for its factors, the columns' Y (m, k) being given.
+    """Solve every row of `matrix` (n, m) for its factors, the columns' Y (m, k) being given in their eigenbasis.
+
+    Parameters
+    ----------
+    matrix : csr_array of shape (n, m), float32
+    Y : ndarray of shape (m, k), float32
+    alpha : float
+    spectrum : ndarray of shape (k,), float32
+        Of the term that pulls every cell to 0, see eigenbasis.py.
+    reg : ndarray of shape (n,), float32
+        Penalty of each row.
+    threads : int
+    method : RowMethod
+        How rows are solved.
+    start : ndarray of shape (n, k), float32, optional
+        Where the iterative methods start; 0 when not given.
 
     Returns
     -------
     X : ndarray of shape (n, k), float32
     objective : float
-        The loss over all cells and the rows' own penalty, at this optimum.
+        The loss over all cells and the rows' own penalty, at X.
 
     Raises
     ------
@@ -224,10 +262,13 @@ def half_sweep(
         matrix.indices.astype(np.int32, copy=False),
         matrix.data,
         Y,
-        kernels.gram(Y, threads) * np.float32(unobserved_weight),
         alpha,
         reg,
         threads,
+        spectrum=spectrum,
+        method=method.name,
+        steps=method.steps,
+        start=None if method == EXACT else start,
     )
     require_solved(failed, reg)
     return X, float(objective.sum())

@@ -138,6 +138,9 @@ def check_hyperparameters(solver: Any) -> None:
                 f"{field.name} is {value}, expected a number {'above' if field.name == 'reg' else 'of at least'} 0"
             )
         object.__setattr__(solver, field.name, float(value))
+    method = getattr(solver, "solver", "auto")
+    if method not in ("auto", "exact", "cg", "block"):
+        raise ValueError(f"solver is {method!r}, expected 'auto', 'exact', 'cg' or 'block'")
     threads = solver.threads
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, (int, np.integer))):
         raise TypeError(f"threads is {threads!r}, expected an integer or None")
