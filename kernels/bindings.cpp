@@ -75,10 +75,14 @@ Sparse sparse(const In<std::int64_t, 1>& indptr, const In<std::int32_t, 1>& indi
 
 Method checked_method(const std::string& name, int steps) {
     require(steps >= 1 && steps <= 1000, "steps is %d, expected 1 to 1000", steps);
-    if (name == "exact") return Method::exact;
-    if (name == "cg") return Method::cg;
-    require(name == "block", "method is '%s', expected exact, cg or block", name.c_str());
-    return Method::block;
+    const std::pair<const char*, Method> methods[] = {{"exact", Method::exact},
+                                                      {"cg", Method::cg},
+                                                      {"block", Method::block},
+                                                      {"primal", Method::primal},
+                                                      {"dual", Method::dual}};
+    for (const auto& [known, method] : methods)
+        if (name == known) return method;
+    throw nb::value_error(("method is '" + name + "', expected exact, cg, block, primal or dual").c_str());
 }
 
 using Start = std::optional<In<float, 2>>;

@@ -16,8 +16,9 @@ struct Sparse {
 };
 
 // How rows are solved: to the optimum, or improved from where they stand by `steps` steps of conjugate gradients or
-// sweeps of block coordinate descent (where that is less work than the optimum).
-enum class Method { exact, cg, block };
+// sweeps of block coordinate descent (where that is less work than the optimum). Exact rows are primal or dual,
+// whichever takes less; the two can be forced, to compare them (a dual needs fewer entries than factors).
+enum class Method { exact, cg, block, primal, dual };
 
 struct RowOptions {
     const float* reg;       // rows

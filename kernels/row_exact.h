@@ -22,6 +22,14 @@ struct Sums {
     double vv = 0, rv = 0, rr = 0;
 };
 
+// x . y over n floats, any n: lanes in float32, as many sums as lanes, panels in float64.
+inline double product(const float* x, const float* y, std::size_t n) {
+    const std::size_t whole = n / W * W;
+    double total = dot(x, y, whole);
+    for (std::size_t t = whole; t < n; ++t) total += static_cast<double>(x[t]) * y[t];
+    return total;
+}
+
 // A = Y~^T Y~, g = Y~^T v~ and s = Y~^T r over entries [from, end): the old values are overwritten.
 template <class Kind, bool with_bias>
 inline Sums accumulate(const Problem<Kind, with_bias>& P, std::int64_t from, std::int64_t end, Scratch& m) {
@@ -31,12 +39,10 @@ inline Sums accumulate(const Problem<Kind, with_bias>& P, std::int64_t from, std
     for (bool first = true; from < end; first = false) {
         const auto n = static_cast<std::size_t>(std::min<std::int64_t>(m.panel, end - from));
         gather(P, from, end, n, m);
-        for (std::size_t t = 0; t < n; ++t) {
-            sums.vv += static_cast<double>(m.v[t]) * m.v[t];
-            if (with_bias) {
-                sums.rv += static_cast<double>(m.root[t]) * m.v[t];
-                sums.rr += static_cast<double>(m.root[t]) * m.root[t];
-            }
+        sums.vv += product(m.v, m.v, n);
+        if (with_bias) {
+            sums.rv += product(m.root, m.v, n);
+            sums.rr += product(m.root, m.root, n);
         }
         add_rows(m.Y, m.kp, m.v, n, m.kp, m.g);
         if (with_bias) add_rows(m.Y, m.kp, m.root, n, m.kp, m.s);

@@ -1,33 +1,42 @@
 // A row improved, not solved: a few steps from where it stood, at n k work a step in place of n k^2 in all.
 //
-// Both take a row whose gathered factors fit in the second-level cache: they are gathered once and walked several
-// times.
-#pragma once
-
+// A row is walked in chunks whose gathered factors fit in the second-level cache. One chunk holds most rows, and is
+// then gathered once for all steps.
 #include "rows.h"
 
 namespace eckart {
 
-// Gathers the row and sets u and b to the start, e = v~ - b r - Y~ u; returns n, padded with zero rows.
+// Gathers chunk c of a row, padded with zero rows, and returns its padded length. Nothing to do where the row has one
+// chunk and it is there already.
 template <class Kind, bool with_bias>
-inline std::size_t begin_iteration(const Problem<Kind, with_bias>& P, std::int64_t row, Scratch& m) {
-    const std::size_t n = P.length(row), np = padded(n);
-    begin_row(P, row, m);
-    gather(P, P.R.indptr[row], P.R.indptr[row + 1], n, m);
+inline std::size_t gather_chunk(const Problem<Kind, with_bias>& P, std::int64_t row, std::size_t c, bool there,
+                                Scratch& m) {
+    const std::size_t n = std::min(m.most, P.length(row) - c * m.most), np = padded(n);
+    if (there && P.length(row) <= m.most) return np;
+    gather(P, P.R.indptr[row] + static_cast<std::int64_t>(c * m.most), P.R.indptr[row + 1], n, m);
     std::memset(m.Y + n * m.kp, 0, (np - n) * m.kp * sizeof(float));
     for (std::size_t t = n; t < np; ++t) m.root[t] = m.v[t] = 0;
-    const float *x = P.X + row * P.k, bias = with_bias ? P.bias[row] : 0;
-    for (std::size_t f = 0; f < P.k; ++f) m.u[f] = P.prior ? x[f] - m.p[f] : x[f];
-    for (std::size_t t = 0; t < np; t += W)
-        store(m.e + t, load(m.v + t) - bias * load(m.root + t) - dots(m.Y + t * m.kp, m.kp, m.u, m.kp));
     return np;
 }
 
-// |e|^2 + l_u b^2 + u^T D u
+// u and D of the row.
 template <class Kind, bool with_bias>
-inline double value(const Problem<Kind, with_bias>& P, std::int64_t row, std::size_t np, const Scratch& m) {
-    double total = dot(m.e, m.e, np);
-    if (with_bias) total += static_cast<double>(P.reg[row]) * P.bias[row] * P.bias[row];
+inline void begin_iteration(const Problem<Kind, with_bias>& P, std::int64_t row, Scratch& m) {
+    begin_row(P, row, m);
+    const float* x = P.X + row * P.k;
+    for (std::size_t f = 0; f < P.k; ++f) m.u[f] = P.prior ? x[f] - m.p[f] : x[f];
+}
+
+// e = v~ - b r - Y~ u of a gathered chunk.
+inline void residual(float bias, std::size_t np, const Scratch& m, float* e) {
+    for (std::size_t t = 0; t < np; t += W)
+        store(e + t, load(m.v + t) - bias * load(m.root + t) - dots(m.Y + t * m.kp, m.kp, m.u, m.kp));
+}
+
+// l_u b^2 + u^T D u
+template <class Kind, bool with_bias>
+inline double penalty(const Problem<Kind, with_bias>& P, std::int64_t row, const Scratch& m) {
+    double total = with_bias ? static_cast<double>(P.reg[row]) * P.bias[row] * P.bias[row] : 0;
     for (std::size_t f = 0; f < P.k; ++f) total += static_cast<double>(m.D[f]) * m.u[f] * m.u[f];
     return total;
 }
@@ -37,31 +46,41 @@ inline double value(const Problem<Kind, with_bias>& P, std::int64_t row, std::si
 template <class Kind, bool with_bias>
 inline bool solve_cg(const Problem<Kind, with_bias>& P, std::int64_t row, std::size_t steps, const float* mean_square,
                      Scratch& m) {
-    const std::size_t np = begin_iteration(P, row, m), kp = m.kp;
+    begin_iteration(P, row, m);
+    const std::size_t kp = m.kp, chunks = (P.length(row) + m.most - 1) / m.most;
     float *r = m.g, *p = m.s, *q = m.z, *inverse = m.inverse;
-    double total = value(P, row, np, m);
-    const float weight = dot(m.root, m.root, np);
+    double total = penalty(P, row, m);
+    float weight = 0, r_b = 0;
     std::memset(r, 0, kp * sizeof(float));
-    add_rows(m.Y, kp, m.e, np, kp, r);
-    float r_b = 0, p_b = 0;
+    for (std::size_t c = 0; c < chunks; ++c) {
+        const std::size_t np = gather_chunk(P, row, c, false, m);
+        residual(with_bias ? P.bias[row] : 0, np, m, m.e);
+        total += dot(m.e, m.e, np);
+        weight += dot(m.root, m.root, np);
+        if (with_bias) r_b += dot(m.root, m.e, np);
+        add_rows(m.Y, kp, m.e, np, kp, r);
+    }
     const float inverse_b = with_bias ? 1 / (P.reg[row] + weight) : 0;
-    if (with_bias) r_b = dot(m.root, m.e, np) - P.reg[row] * P.bias[row];
+    if (with_bias) r_b -= P.reg[row] * P.bias[row];
     for (std::size_t f = 0; f < kp; ++f) {
         inverse[f] = f < P.k ? 1 / (m.D[f] + weight * mean_square[f]) : 0;
         r[f] -= m.D[f] * m.u[f];
         p[f] = inverse[f] * r[f];
     }
-    p_b = inverse_b * r_b;
+    float p_b = inverse_b * r_b;
     double rz = static_cast<double>(dot(r, p, kp)) + r_b * p_b;
-    for (std::size_t step = 0; step < steps && rz > 0; ++step) {
+    const double least = 1e-12 * rz;  // below it, what is left of r is rounding
+    for (std::size_t step = 0; step < steps && rz > least; ++step) {
         for (std::size_t f = 0; f < kp; f += W) store(q + f, load(m.D + f) * load(p + f));
         float q_b = P.reg[row] * p_b;
-        for (std::size_t t = 0; t < np; t += W) {  // W rows at a time, so that the second look finds them in L1
-            const vec d = dots(m.Y + t * kp, kp, p, kp) + p_b * load(m.root + t);
-            store(m.v + t, d);  // the targets are done with
-            add_rows(m.Y + t * kp, kp, m.v + t, W, kp, q);
+        for (std::size_t c = 0; c < chunks; ++c) {
+            const std::size_t np = gather_chunk(P, row, c, true, m);
+            for (std::size_t t = 0; t < np; t += W) {  // W rows at a time, so that the second look finds them in L1
+                store(m.e + t, dots(m.Y + t * kp, kp, p, kp) + p_b * load(m.root + t));
+                add_rows(m.Y + t * kp, kp, m.e + t, W, kp, q);
+            }
+            if (with_bias) q_b += dot(m.root, m.e, np);
         }
-        if (with_bias) q_b += dot(m.root, m.v, np);
         const double curvature = static_cast<double>(dot(p, q, kp)) + (with_bias ? p_b * q_b : 0);
         const auto length = static_cast<float>(rz / curvature);
         if (!(curvature > 0)) break;
@@ -89,19 +108,35 @@ inline bool solve_cg(const Problem<Kind, with_bias>& P, std::int64_t row, std::s
 template <class Kind, bool with_bias>
 inline bool solve_blocks(const Problem<Kind, with_bias>& P, std::int64_t row, std::size_t sweeps, Scratch& m) {
     constexpr std::size_t width = 64;
-    const std::size_t np = begin_iteration(P, row, m), kp = m.kp;
-    const float weight = dot(m.root, m.root, np);
+    begin_iteration(P, row, m);
+    const std::size_t n = P.length(row), kp = m.kp, chunks = (n + m.most - 1) / m.most;
+    m.residual.resize(chunks * m.most);
+    float* e = m.residual.data();
+    float weight = 0;
+    for (std::size_t c = 0; c < chunks; ++c) {
+        const std::size_t np = gather_chunk(P, row, c, false, m);
+        residual(with_bias ? P.bias[row] : 0, np, m, e + c * m.most);
+        weight += dot(m.root, m.root, np);
+    }
     for (std::size_t sweep = 0; sweep < sweeps; ++sweep) {
         if (with_bias) {
-            const float step = (dot(m.root, m.e, np) - P.reg[row] * P.bias[row]) / (weight + P.reg[row]);
+            float along = 0;
+            for (std::size_t c = 0; c < chunks; ++c)
+                along += dot(m.root, e + c * m.most, gather_chunk(P, row, c, true, m));
+            const float step = (along - P.reg[row] * P.bias[row]) / (weight + P.reg[row]);
             P.bias[row] += step;
-            axpy(-step, m.root, m.e, np);
+            for (std::size_t c = 0; c < chunks; ++c)
+                axpy(-step, m.root, e + c * m.most, gather_chunk(P, row, c, true, m));
         }
         for (std::size_t from = 0; from < kp; from += width) {
             const std::size_t d = std::min(width, kp - from);
-            rank_update<Update::set>(m.A, d, m.Y + from, kp, np, d);
+            std::memset(m.A, 0, d * d * sizeof(float));
             std::memset(m.g, 0, d * sizeof(float));
-            add_rows(m.Y + from, kp, m.e, np, d, m.g);
+            for (std::size_t c = 0; c < chunks; ++c) {
+                const std::size_t np = gather_chunk(P, row, c, true, m);
+                rank_update<Update::add>(m.A, d, m.Y + from, kp, np, d);
+                add_rows(m.Y + from, kp, e + c * m.most, np, d, m.g);
+            }
             for (std::size_t f = 0; f < d; ++f) {
                 m.A[f * d + f] += m.D[from + f];
                 m.g[f] -= m.D[from + f] * m.u[from + f];
@@ -110,12 +145,18 @@ inline bool solve_blocks(const Problem<Kind, with_bias>& P, std::int64_t row, st
             solve_transposed(m.A, d, d, m.inverse, m.g);
             solve_upper(m.A, d, d, m.inverse, m.g);
             axpy(1, m.g, m.u + from, d);
-            for (std::size_t t = 0; t < np; t += W)
-                store(m.e + t, load(m.e + t) - dots(m.Y + t * kp + from, kp, m.g, d));
+            for (std::size_t c = 0; c < chunks; ++c) {
+                const std::size_t np = gather_chunk(P, row, c, true, m);
+                float* here = e + c * m.most;
+                for (std::size_t t = 0; t < np; t += W)
+                    store(here + t, load(here + t) - dots(m.Y + t * kp + from, kp, m.g, d));
+            }
         }
     }
     end_row(P, row, m, m.u);
-    P.objective[row] = value(P, row, np, m);
+    P.objective[row] = penalty(P, row, m);
+    for (std::size_t c = 0; c < chunks; ++c)
+        P.objective[row] += dot(e + c * m.most, e + c * m.most, padded(std::min(m.most, n - c * m.most)));
     return std::isfinite(P.objective[row]);
 }
 

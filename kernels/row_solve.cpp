@@ -23,31 +23,32 @@ struct Costs {
     explicit Costs(std::size_t rank, std::size_t most)
         : k(static_cast<double>(rank)), kp(static_cast<double>(padded(rank))), most(most) {}
 
-    double factorization(double n) const { return 0.011 * n * n * n + 2.0 * n * n + 10 * n; }
+    double factorization(double n) const { return 0.006 * n * n * n + 38 * n; }
     double primal(std::size_t n) const {
-        return static_cast<double>(n) * (0.011 * kp * kp + 0.4 * kp + 10) + factorization(kp);
+        return static_cast<double>(n) * (0.0105 * kp * kp + 0.25 * kp) + factorization(kp);
     }
     double dual(std::size_t n) const {
         const auto np = static_cast<double>(padded(n));
-        return 0.011 * np * np * kp + 0.5 * np * kp + factorization(np);
+        return 0.0105 * np * np * kp + 0.8 * np * kp + factorization(np);
     }
     bool has_dual(std::size_t n) const { return n < k && dual(n) < primal(n); }
     double exact(std::size_t n) const { return has_dual(n) ? dual(n) : primal(n); }
+    // The iterative ways gather a row once if it fits in the scratch, and else for every look.
     double iterative(std::size_t n, Method method, std::size_t steps) const {
-        return method == Method::cg ? cg(n, steps) : method == Method::block ? blocks(n, steps) : HUGE_VAL;
+        const double cells = static_cast<double>(padded(n)) * kp, s = static_cast<double>(steps);
+        const double looks = method == Method::cg ? 1 + s : 1 + 2 * s * kp / 64;
+        const double gathers = cells * 0.25 * (n > most ? looks : 1);
+        if (method == Method::cg) return gathers + cells * 0.125 * looks + 9 * kp;
+        if (method == Method::block) return gathers + cells * 1.2 * s + s * kp / 64 * factorization(64);
+        return HUGE_VAL;
+    }
+    bool in_chunks(std::size_t n, Method method, std::size_t steps) const {
+        return n > long_row && exact(n) <= iterative(n, method, steps);
     }
     double least(std::size_t n, Method method, std::size_t steps) const {
+        if (method == Method::primal) return primal(n);
+        if (method == Method::dual) return n < k ? dual(n) : primal(n);
         return std::min(exact(n), iterative(n, method, steps));
-    }
-    double cg(std::size_t n, std::size_t steps) const {
-        return n > most ? HUGE_VAL
-                        : static_cast<double>(padded(n)) * kp * (0.4 + 0.15 * static_cast<double>(1 + steps));
-    }
-    double blocks(std::size_t n, std::size_t sweeps) const {
-        return n > most
-                   ? HUGE_VAL
-                   : static_cast<double>(padded(n)) * kp * (0.4 + (0.011 * 64 + 0.3) * static_cast<double>(sweeps)) +
-                         kp / 64 * factorization(64);
     }
 };
 
@@ -119,7 +120,8 @@ std::int64_t solve_rows(const Problem& P, const RowOptions& options) {
         if (costs.iterative(n, method, steps) < costs.exact(n))
             return method == Method::cg ? solve_cg(P, row, steps, mean_square.data(), m)
                                         : solve_blocks(P, row, steps, m);
-        return costs.has_dual(n) ? solve_dual(P, row, m) : solve_primal(P, row, m);
+        const bool dual = method == Method::dual ? n < P.k : method != Method::primal && costs.has_dual(n);
+        return dual ? solve_dual(P, row, m) : solve_primal(P, row, m);
     };
 
     std::atomic<std::int64_t> failed{INT64_MAX};
@@ -130,7 +132,7 @@ std::int64_t solve_rows(const Problem& P, const RowOptions& options) {
     };
     const RowTasks tasks(P.R.indptr, P.R.rows, threads, [&](std::size_t n) { return costs.least(n, method, steps); });
     std::size_t first = 0;  // rows before it in tasks.order are long
-    for (; first < P.R.rows && P.length(tasks.order[first]) > long_row; ++first)
+    for (; first < P.R.rows && costs.in_chunks(P.length(tasks.order[first]), method, steps); ++first)
         if (!solve_long(P, tasks.order[first], scratch)) fail(tasks.order[first]);
     parallel_for(threads, tasks.count(), [&](std::size_t task, std::size_t worker) {
         for (std::size_t i = std::max(first, tasks.start[task]); i < tasks.start[task + 1]; ++i) {

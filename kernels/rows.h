@@ -14,6 +14,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "dense.h"
 #include "kernels.h"
@@ -51,7 +52,7 @@ struct Problem {
     const float* factors(std::int64_t entry) const { return Y + static_cast<std::size_t>(R.indices[entry]) * k; }
 };
 
-// One worker's arrays, aligned to a cache line, allocated once. What lies between k and kp stays zero.
+// One worker's arrays, aligned to a cache line, allocated once.
 struct Scratch {
     // A panel of gathered rows and the tile being summed must share the first-level cache (32 KB); the rows of a row
     // that is solved in several passes lie in the second.
@@ -60,6 +61,7 @@ struct Scratch {
     std::size_t kp, panel, most;
     std::unique_ptr<float[], void (*)(float*)> memory;
     float *A, *Y, *g, *s, *D, *p, *u, *z, *inverse, *v, *root, *e;
+    std::vector<float> residual;  // of all entries of the row, where a solver keeps it from step to step
 
     explicit Scratch(std::size_t k)
         : kp(padded(k)),
@@ -115,10 +117,12 @@ inline void end_row(const Problem<Kind, with_bias>& P, std::int64_t row, const S
 // r_t and v~_t (without its product with p) of n entries.
 template <class Kind, bool with_bias>
 inline void weigh(const Problem<Kind, with_bias>& P, std::int64_t from, std::size_t n, Scratch& m) {
+    const float* values = P.R.values + from;
+    const std::int32_t* columns = P.R.indices + from;
+    float *root = m.root, *v = m.v;
     for (std::size_t t = 0; t < n; ++t) {
-        const float value = P.R.values[from + t];
-        m.root[t] = std::sqrt(P.kind.weight(value));
-        m.v[t] = m.root[t] * P.kind.target(value, P.R.indices[from + t]);
+        root[t] = std::sqrt(P.kind.weight(values[t]));
+        v[t] = root[t] * P.kind.target(values[t], static_cast<std::size_t>(columns[t]));
     }
 }
 
@@ -129,14 +133,17 @@ inline void gather(const Problem<Kind, with_bias>& P, std::int64_t from, std::in
     // (~60 ns at k = 64): four rows ahead hides it.
     constexpr std::int64_t ahead = 4;
     weigh(P, from, n, m);
+    const std::size_t k = P.k, whole = k / W * W;
     for (std::size_t t = 0; t < n; ++t) {
         const std::int64_t entry = from + static_cast<std::int64_t>(t);
-        if (entry + ahead < end) prefetch_row(P.factors(entry + ahead), P.k);
-        const float* y = P.factors(entry);
+        if (entry + ahead < end) prefetch_row(P.factors(entry + ahead), k);
+        const float *y = P.factors(entry), root = m.root[t];
         float* out = m.Y + t * m.kp;
-        for (std::size_t f = 0; f < m.kp; f += W) store(out + f, load_first(y + f, P.k - f) * m.root[t]);
-        if (P.prior) m.v[t] -= dot(out, m.p, m.kp);
+        for (std::size_t f = 0; f < whole; f += W) store(out + f, load(y + f) * root);
+        if (whole < k) store(out + whole, load_first(y + whole, k - whole) * root);  // the padding is not left alone
     }
+    if (P.prior)
+        for (std::size_t t = 0; t < n; ++t) m.v[t] -= dot(m.Y + t * m.kp, m.p, m.kp);
 }
 
 }  // namespace eckart

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "../../kernels/kernels.h"
@@ -40,19 +41,25 @@ static double worst_error(std::size_t k) {
 
     std::vector<double> objective(rows);
     const Sparse R{indptr.data(), indices.data(), values.data(), rows, columns};
-    if (explicit_rows(R, Y.data(), k, bias.data(), mean, reg.data(), X.data(), row_bias.data(), objective.data(), 2) !=
-        -1)
-        return INFINITY;
     double worst = 0;
-    for (std::size_t u = 0; u < rows; ++u) {
-        std::vector<double> gradient(k + 1, 0);
-        for (std::int64_t t = indptr[u]; t < indptr[u + 1]; ++t) {
-            const double error = values[t] - mean - row_bias[u] - score(u, indices[t]);
-            for (std::size_t f = 0; f < k; ++f) gradient[f] += error * Y[indices[t] * k + f];
-            gradient[k] += error;
+    // Every way to the optimum: the gradient there is zero.
+    for (const auto& [method, steps] :
+         {std::pair{Method::primal, 1}, {Method::dual, 1}, {Method::cg, 500}, {Method::block, 60}}) {
+        const RowOptions options{reg.data(), nullptr, nullptr, method, static_cast<std::size_t>(steps), 2};
+        if (explicit_rows(R, Y.data(), k, bias.data(), mean, options, {X.data(), row_bias.data(), objective.data()}) !=
+            -1)
+            return INFINITY;
+        for (std::size_t u = 0; u < rows; ++u) {
+            std::vector<double> gradient(k + 1, 0);
+            for (std::int64_t t = indptr[u]; t < indptr[u + 1]; ++t) {
+                const double error = values[t] - mean - row_bias[u] - score(u, indices[t]);
+                for (std::size_t f = 0; f < k; ++f) gradient[f] += error * Y[indices[t] * k + f];
+                gradient[k] += error;
+            }
+            for (std::size_t f = 0; f < k; ++f)
+                worst = std::max(worst, std::fabs(gradient[f] - penalty * X[u * k + f]));
+            worst = std::max(worst, std::fabs(gradient[k] - penalty * row_bias[u]));
         }
-        for (std::size_t f = 0; f < k; ++f) worst = std::max(worst, std::fabs(gradient[f] - penalty * X[u * k + f]));
-        worst = std::max(worst, std::fabs(gradient[k] - penalty * row_bias[u]));
     }
 
     gram(Y.data(), columns, k, G.data(), 2);

@@ -1,8 +1,8 @@
 """How the rows of a half-sweep are solved: exactly, or improved by a few steps from where they stand.
 
-Exact rows cost n k^2 (or n^2 k, where that is less), a step of conjugate gradients n k; steps are worth it at large k.
-The kernels know what each row takes by each way (``row_cost``, fitted by ``benchmarks/row_solve.py``), and never improve
-a row that they could solve in less time.
+Exact rows cost n k^2 (or n^2 k, where that is less), a step of conjugate gradients n k. Steps go on from the last
+epoch, so one of them lowers the objective about as far as an exact epoch does. The kernels know what each row takes by
+each way (``row_cost``, fitted by ``benchmarks/row_solve.py``), and never improve a row they could solve in less time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class RowMethod(NamedTuple):
 
 
 EXACT = RowMethod("exact", 1)
-METHODS = {"exact": EXACT, "cg": RowMethod("cg", 3), "block": RowMethod("block", 1)}
-# An exact epoch lowers the objective as far as about two of steps (benchmarks/implicit_als.py): it may cost twice.
+METHODS = {"exact": EXACT, "cg": RowMethod("cg", 1), "block": RowMethod("block", 1)}
+# An exact epoch needs no good start, and its users are at their optimum: it may cost twice what a step does.
 _WORTH = 2.0
 
 
