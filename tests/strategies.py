@@ -28,7 +28,7 @@ def triples(draw, users=12, items=9, least=4):
     extra = rng.permutation(n * m)
     cells |= {(int(c) // m, int(c) % m) for c in extra[: max(0, entries - len(cells))]}
     u, i = np.array(sorted((int(a), int(b)) for a, b in cells)).T
-    return u, i, np.round(rng.uniform(1, 5, len(u)), 3).astype(np.float32)
+    return u, i, (1 + rng.permutation(4001)[: len(u)] / 1000).astype(np.float32)
 
 
 def ratings(**sizes):
