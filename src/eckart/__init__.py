@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eckart.recommend.files import load
     from eckart.recommend.implicit import ImplicitALS
     from eckart.recommend.recommender import Recommender
+    from eckart.recommend.svd import SVD
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOME = {
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
     "Recommender": "recommend.recommender",
+    "SVD": "recommend.svd",
     "Vocabulary": "data.vocabulary",
     "evaluate": "recommend.evaluate",
     "kernel_info": "core.kernels",
@@ -41,6 +43,7 @@ _HOME = {
 __all__ = [
     "ALS",
     "ImplicitALS",
+    "SVD",
     "Interactions",
     "Recommender",
     "Vocabulary",
