@@ -42,8 +42,8 @@ _HOME = {
 
 __all__ = [
     "ALS",
-    "ImplicitALS",
     "SVD",
+    "ImplicitALS",
     "Interactions",
     "Recommender",
     "Vocabulary",

@@ -83,7 +83,7 @@ def operator(
     (array([[ 0.5, -0.5],
            [-1. ,  1. ]]), 2.5)
     """
-    n, m = A.shape  # pyright: ignore[reportGeneralTypeIssues]  scipy leaves shape untyped
+    n, m = int(A.shape[0]), int(A.shape[1])  # pyright: ignore[reportGeneralTypeIssues]  scipy leaves shape untyped
     r = np.zeros(n) if row is None else row.astype(np.float64)
     c = np.zeros(m) if column is None else column.astype(np.float64)
     if isinstance(A, np.ndarray):
@@ -167,7 +167,7 @@ def krylov_svd(
         1 to min(n, m).
     basis : int, optional
         Dimension l of the Krylov space, at least `rank`: more is more accurate, for 6 (n + m) l^2 operations. By
-        default ``2 * rank + 64``.
+        default ``rank + rank // 3 + 64``.
     block : int, optional
         Columns of Z; ``basis / block`` is how often A and A' are applied. By default an eighth of the basis,
         8 to 64: more columns are faster a column, fewer come closer with the same basis.
@@ -205,12 +205,10 @@ def krylov_svd(
     A = A if isinstance(A, Operator) else operator(A)
     _check_rank(A.shape, rank)
     if A.shape[0] > A.shape[1]:  # the basis lives on the shorter side
-        U, s, V, squares, bound = krylov_svd(
-            A.T, rank, basis=basis, block=block, start=start, seed=seed, dtype=dtype
-        )
+        U, s, V, squares, bound = krylov_svd(A.T, rank, basis=basis, block=block, start=start, seed=seed, dtype=dtype)
         return TruncatedSVD(V, s, U, squares, bound)
     n, m = A.shape
-    l = min(n, 2 * rank + 64 if basis is None else basis)
+    l = min(n, rank + rank // 3 + 64 if basis is None else basis)
     if l < rank:
         raise ValueError(f"basis is {l}, expected at least the rank, {rank}")
     b = min(l, max(8, min(64, -(-l // 8))) if block is None else block)

@@ -22,9 +22,22 @@ if TYPE_CHECKING:
     from eckart.data.interactions import Interactions
     from eckart.recommend.recommender import Recommender
 
-__all__ = ["SOLVERS", "ItemSide", "IterativeSolver", "Solver", "check_hyperparameters", "named_solver", "popularity_of", "require_fit"]
+__all__ = [
+    "SOLVERS",
+    "ItemSide",
+    "IterativeSolver",
+    "Solver",
+    "check_hyperparameters",
+    "named_solver",
+    "popularity_of",
+    "require_fit",
+]
 
-SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS"), "svd": ("svd", "SVD")}  # name -> module, class
+SOLVERS = {  # name -> module, class
+    "als": ("als", "ALS"),
+    "implicit-als": ("implicit", "ImplicitALS"),
+    "svd": ("svd", "SVD"),
+}
 
 
 class ItemSide(NamedTuple):

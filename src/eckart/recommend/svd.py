@@ -7,8 +7,9 @@ Three matrices M, each cut to its best rank-k approximation U S V' (core/svd.py)
   the centred matrix; with unknown cells it is PureSVD (Cremonesi, Koren, Turrin 2010), which ranks well and shrinks
   its ratings towards the means: for the best RMSE use ALS.
 - interactions: M = R, with 0 where nothing happened.
-- ``normalize=True``: M = D_u^-1/2 R D_i^-1/2, D the numbers of entries of users and items, and items weighed again
-  with an exponent of their own (Shen et al. 2021, and Peng, Sugiyama, Mine 2022, who keep the head of the spectrum):
+- ``normalize=True``: M = D_u^-e R D_i^-1/2, D the numbers of entries of users and items (e = 1/2: the normalised
+  graph), and items weighed again with an exponent of their own (Shen et al. 2021, and Peng, Sugiyama, Mine 2022, who
+  keep the head of the spectrum):
 
       scores = R D_i^-a V S^p V' D_i^a
 
@@ -61,7 +62,9 @@ class SVD:
         Whether to remove mean, item and user means and predict ratings; else scores only rank. None: where the data
         have ratings, unless `normalize`.
     normalize : bool
-        Divide each entry by the square roots of its user's and its item's number of entries.
+        Divide each entry by powers of its user's and its item's number of entries.
+    user_exponent : float >= 0
+        e: with `normalize`, how much an entry of a user with many counts less in finding the directions.
     item_exponent : float >= 0
         a: with `normalize`, the power of an item's number of entries that its scores are multiplied by. More is more
         popular.
@@ -82,6 +85,7 @@ class SVD:
     threads: int | None = None
     center: bool | None = None
     normalize: bool = False
+    user_exponent: float = 0.5
     item_exponent: float = 0.4
     power: float = 1.0
 
@@ -149,24 +153,24 @@ class SVD:
         solver = dataclasses.replace(self, center=data.rated and self.predicts_ratings)
         threads, R = resolve_threads(self.threads), data.matrix
         n, m = R.shape
-        mean, item_bias = 0.0, np.zeros(m, np.float32)
+        mean, item_bias, M = 0.0, np.zeros(m, np.float32), R
         extra: Mapping[str, np.ndarray] = MappingProxyType({})
+        d = _entries(R.indices, m)
         if solver.center:
             mean = float(R.data.mean(dtype=np.float64))
             item_bias = _row_means(csr_array(R.T.tocsr()), mean, np.zeros(n, np.float32))
             M = _with_values(R, _deviations(R, mean, item_bias, _row_means(R, mean, item_bias)))
         elif self.normalize:
             require_not_negative(R)
-            by_user, by_item = (_entries(i, size) for i, size in ((data.user_rows(), n), (R.indices, m)))
-            M = _with_values(R, R.data / np.sqrt(by_user[data.user_rows()] * by_item[R.indices]))
-            extra = {"entry_weight": (by_item ** (-2 * self.item_exponent)).astype(np.float32)}
-        else:
-            M = R
+            rows = data.user_rows()
+            M = _with_values(R, R.data / (_entries(rows, n)[rows] ** self.user_exponent * d[R.indices] ** 0.5))
+            extra = {"entry_weight": (d ** (-2 * self.item_exponent)).astype(np.float32)}
         found = _decomposed(M, self.rank, self.seed, threads)
         H = found.V
         if self.normalize:
-            H = by_item[:, None] ** self.item_exponent * H * found.s ** (self.power / 2)
-        side = ItemSide(np.ascontiguousarray(H, np.float32), item_bias, mean, popularity_of(R), extra)
+            H *= (d**self.item_exponent).astype(np.float32)[:, None]
+            H *= (found.s ** (self.power / 2)).astype(np.float32)
+        side = ItemSide(np.ascontiguousarray(H), item_bias, mean, popularity_of(R), extra)
         W, user_bias = solver.solve_users(R, side)
         captured = 1 - found.residual / found.squares if found.squares else 1.0
         record: Record = {"epoch": 1, "objective": found.residual, "captured": captured, "bound": found.bound}
