@@ -51,7 +51,7 @@ class Operator(NamedTuple):
     @property
     def T(self) -> Operator:
         """The transpose."""
-        return Operator(self.shape[::-1], self.transposed_times, self.times, self.squares)
+        return Operator((self.shape[1], self.shape[0]), self.transposed_times, self.times, self.squares)
 
 
 def operator(
@@ -83,7 +83,7 @@ def operator(
     (array([[ 0.5, -0.5],
            [-1. ,  1. ]]), 2.5)
     """
-    n, m = int(A.shape[0]), int(A.shape[1])  # pyright: ignore[reportGeneralTypeIssues]  scipy leaves shape untyped
+    n, m = A.shape  # pyright: ignore[reportGeneralTypeIssues]  scipy leaves shape untyped
     r = np.zeros(n) if row is None else row.astype(np.float64)
     c = np.zeros(m) if column is None else column.astype(np.float64)
     if isinstance(A, np.ndarray):
