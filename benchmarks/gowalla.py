@@ -22,15 +22,15 @@ from scipy.sparse import csr_array
 
 import eckart as ek
 
-CHOSEN = ek.SVD(rank=1280, normalize=True, user_exponent=0.4, item_exponent=0.4, power=0.7)
+CHOSEN = ek.SVD(rank=1280, normalize=True, user_exponent=0.5, item_exponent=0.4, power=0.7)
 TRIED = [
     dataclasses.replace(CHOSEN, rank=768, user_exponent=0.6),
-    dataclasses.replace(CHOSEN, rank=768, user_exponent=0.5),
     dataclasses.replace(CHOSEN, rank=768),
+    dataclasses.replace(CHOSEN, rank=768, user_exponent=0.4),
     dataclasses.replace(CHOSEN, rank=768, user_exponent=0.3),
-    dataclasses.replace(CHOSEN, rank=1280, user_exponent=0.5),
-    dataclasses.replace(CHOSEN, rank=1280, user_exponent=0.5, power=1.0),
-    dataclasses.replace(CHOSEN, rank=1536, user_exponent=0.5),
+    dataclasses.replace(CHOSEN, rank=1024),
+    dataclasses.replace(CHOSEN, power=1.0),
+    dataclasses.replace(CHOSEN, rank=1536),
 ]
 
 
