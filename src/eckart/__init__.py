@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from eckart.recommend.files import load
     from eckart.recommend.implicit import ImplicitALS
     from eckart.recommend.recommender import Recommender
+    from eckart.recommend.svd import SVD
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOME = {
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
     "Recommender": "recommend.recommender",
+    "SVD": "recommend.svd",
     "Vocabulary": "data.vocabulary",
     "evaluate": "recommend.evaluate",
     "kernel_info": "core.kernels",
@@ -40,6 +42,7 @@ _HOME = {
 
 __all__ = [
     "ALS",
+    "SVD",
     "ImplicitALS",
     "Interactions",
     "Recommender",

@@ -27,7 +27,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="directory to write")],
     solver: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="als or implicit-als  [default: als if the file has ratings]"),
+        typer.Option(metavar="NAME", help="als, implicit-als or svd  [default: als if the file has ratings]"),
     ] = None,
     rank: Annotated[int | None, typer.Option(help=f"number of factors  {_OWN}")] = None,
     reg: Annotated[float | None, typer.Option(help=f"strength of the L2 penalty  {_OWN}")] = None,
@@ -159,9 +159,9 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _fitted(solver: Solver, train: Interactions, checkpoint: Path | None, resume: bool) -> Recommender:
-    done = 0
+    done, epochs = 0, getattr(solver, "epochs", 1)  # svd has none: it is one step
     try:
-        with terminal.epochs_bar(solver.epochs, "fitting") as bar:
+        with terminal.epochs_bar(epochs, "fitting") as bar:
 
             def on_epoch(record: dict[str, Any]) -> None:
                 nonlocal done
@@ -170,7 +170,7 @@ def _fitted(solver: Solver, train: Interactions, checkpoint: Path | None, resume
 
             return solver.fit(train, callback=on_epoch, checkpoint=checkpoint, resume=resume)
     except KeyboardInterrupt:
-        when = f"after epoch {done} of {solver.epochs}" if done else "before an epoch was done"
+        when = f"after epoch {done} of {epochs}" if done else "before an epoch was done"
         if checkpoint is None:
             kept = "nothing is saved (--checkpoint DIR would keep it)"
         elif done or resume:

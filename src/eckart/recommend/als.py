@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -72,10 +71,13 @@ class ALS:
     early_stopping: int = 0
     solver: str = "auto"
 
-    predicts_ratings: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_hyperparameters(self)
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """True: scores are on the scale of the ratings."""
+        return True
 
     @property
     def width(self) -> int:

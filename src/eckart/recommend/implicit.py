@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -82,10 +81,13 @@ class ImplicitALS:
     early_stopping: int = 0
     solver: str = "auto"
 
-    predicts_ratings: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         check_hyperparameters(self)
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """False: scores only rank."""
+        return False
 
     @property
     def width(self) -> int:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -22,9 +22,22 @@ if TYPE_CHECKING:
     from eckart.data.interactions import Interactions
     from eckart.recommend.recommender import Recommender
 
-__all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "popularity_of", "require_fit"]
+__all__ = [
+    "SOLVERS",
+    "ItemSide",
+    "IterativeSolver",
+    "Solver",
+    "check_hyperparameters",
+    "named_solver",
+    "popularity_of",
+    "require_fit",
+]
 
-SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS")}  # name -> module, class
+SOLVERS = {  # name -> module, class
+    "als": ("als", "ALS"),
+    "implicit-als": ("implicit", "ImplicitALS"),
+    "svd": ("svd", "SVD"),
+}
 
 
 class ItemSide(NamedTuple):
@@ -46,21 +59,18 @@ def popularity_of(matrix: csr_array) -> np.ndarray:
 class Solver(Protocol):
     """The contract between a solver and everything else."""
 
-    predicts_ratings: ClassVar[bool]
+    @property
+    def predicts_ratings(self) -> bool:
+        """Whether scores are on the scale of the ratings (else they only rank)."""
+        ...
 
     # Read-only, as the fields of a frozen dataclass are.
     @property
     def rank(self) -> int: ...  # noqa: D102
     @property
-    def reg(self) -> float: ...  # noqa: D102
-    @property
-    def epochs(self) -> int: ...  # noqa: D102
-    @property
     def seed(self) -> int: ...  # noqa: D102
     @property
     def threads(self) -> int | None: ...  # noqa: D102
-    @property
-    def early_stopping(self) -> int: ...  # noqa: D102
 
     @property
     def width(self) -> int:
@@ -94,6 +104,15 @@ class Solver(Protocol):
         ...
 
 
+class IterativeSolver(Solver, Protocol):
+    """A solver that goes over the data several times: what `training.run_epochs` needs of it."""
+
+    @property
+    def epochs(self) -> int: ...  # noqa: D102
+    @property
+    def early_stopping(self) -> int: ...  # noqa: D102
+
+
 def named_solver(name: str, hyperparameters: dict[str, Any]) -> Solver:
     """Build the solver called `name` ("als", "implicit-als"), as the command line and model directories name it.
 
@@ -119,15 +138,18 @@ def solver_name(solver: Solver) -> str:
 
 
 def check_hyperparameters(solver: Any) -> None:
-    """Check rank, reg, epochs, ... and make them Python numbers; TypeError or ValueError names the field."""
+    """Check the fields there are, and make them Python numbers; TypeError or ValueError names the field."""
+    fields = {field.name: field for field in dataclasses.fields(solver)}
     for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0)):
+        if name not in fields:
+            continue
         value = getattr(solver, name)
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name} is {value!r}, expected an integer")
         if not least <= value < 2**31:
             raise ValueError(f"{name} is {value}, expected {least} to {2**31 - 1}")
         object.__setattr__(solver, name, int(value))  # NumPy's integers are no JSON
-    for field in dataclasses.fields(solver):
+    for field in fields.values():
         value = getattr(solver, field.name)
         if field.type not in ("float", float):
             continue

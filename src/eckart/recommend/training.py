@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 from eckart.core import store
 from eckart.data.interactions import Interactions
 from eckart.data.split import split
-from eckart.recommend.solver import Solver, solver_name
+from eckart.recommend.solver import IterativeSolver, Solver, solver_name
 
 __all__ = ["Callback", "Record", "State", "fingerprint", "held_out_entries", "hold_out", "run_epochs"]
 
@@ -31,7 +31,7 @@ Callback = Callable[[Record], None]
 
 
 def run_epochs(
-    solver: Solver,
+    solver: IterativeSolver,
     data: Interactions,
     validation: Interactions | None,
     state: State,
@@ -46,7 +46,7 @@ def run_epochs(
 
     Parameters
     ----------
-    solver : Solver
+    solver : IterativeSolver
         Its ``early_stopping`` ends the run after so many epochs without a better validation value and returns the
         best epoch's state; 0: never, return the last state.
     data, validation : Interactions
