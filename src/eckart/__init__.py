@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from eckart.recommend.files import load
     from eckart.recommend.implicit import ImplicitALS
     from eckart.recommend.recommender import Recommender
+    from eckart.recommend.sgd import SGD
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ALS": "recommend.als",
+    "SGD": "recommend.sgd",
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
     "Recommender": "recommend.recommender",
@@ -40,6 +42,7 @@ _HOME = {
 
 __all__ = [
     "ALS",
+    "SGD",
     "ImplicitALS",
     "Interactions",
     "Recommender",

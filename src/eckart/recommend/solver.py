@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "popularity_of", "require_fit"]
 
-SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS")}  # name -> module, class
+SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS"), "sgd": ("sgd", "SGD")}  # name -> module, class
 
 
 class ItemSide(NamedTuple):
