@@ -76,7 +76,7 @@ void sgd_layout(const Sparse& R, const SgdGrid& grid, const std::int32_t* row_at
 
 namespace {
 
-struct Update {
+struct Rule {
     float step, reg, mean, inverse_k;
     std::size_t vectors;  // of W floats in a row
 };
@@ -108,7 +108,7 @@ struct Lane {
 
 // One entry; returns its loss.
 template <std::size_t NV>
-inline float update(const Update& c, Lane<NV>& lane, float* h, float* column_scalars, float r) {
+inline float update(const Rule& c, Lane<NV>& lane, float* h, float* column_scalars, float r) {
     const std::size_t nv = NV ? NV : c.vectors;
     float* w = NV ? lane.own : lane.row;
     Scalars& a = lane.a;
@@ -135,7 +135,7 @@ inline float update(const Update& c, Lane<NV>& lane, float* h, float* column_sca
 
 // Two rows are walked in turns: what one's next update waits for, the sum of a dot product, the other's does not.
 template <std::size_t NV>
-double block(const Update& c, const SgdGrid& grid, const SgdEntries& entries, const SgdModel& m, std::size_t p,
+double block(const Rule& c, const SgdGrid& grid, const SgdEntries& entries, const SgdModel& m, std::size_t p,
              std::size_t q) {
     const std::size_t kp = c.vectors * W;
     const std::int64_t first = grid.rows[p], height = grid.rows[p + 1] - first;
@@ -186,7 +186,7 @@ double block(const Update& c, const SgdGrid& grid, const SgdEntries& entries, co
 double sgd_epoch(const SgdGrid& grid, const SgdEntries& entries, const std::int32_t* strata, const SgdModel& model,
                  std::size_t k, float mean, float reg, float step, std::size_t threads) {
     const std::size_t B = grid.blocks;
-    const Update c{step, reg, mean, 1 / static_cast<float>(k), model.width / W};
+    const Rule c{step, reg, mean, 1 / static_cast<float>(k), model.width / W};
     std::vector<double> loss(B * B);
     for (std::size_t s = 0; s < B; ++s)
         parallel_for(threads, B, [&](std::size_t p, std::size_t) {

@@ -78,7 +78,7 @@ def top_k(scores, excluded, top):
 
 
 def sgd_blocks(indptr, indices, values, row_bounds, column_bounds, row_at, place_of):
-    """Entries of every block (p, q) as rows: {(p, q): [(place of the row, [(place of the column, value), ...]), ...]}."""
+    """Rows of every block: {(p, q): [(place of the row, [(place of the column, value), ...]), ...]}."""
     blocks, grid = {}, range(len(row_bounds) - 1)
     for p in grid:
         for q in grid:

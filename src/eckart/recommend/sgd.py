@@ -174,7 +174,6 @@ class SGD:
         )
         H = np.ascontiguousarray(state["H"][deal.place_of_item, : self.rank])
         side = ItemSide(H, np.ascontiguousarray(state["items"][deal.place_of_item, 0]), mean, popularity_of(R))
-        del state, entries
         W, user_bias = self.solve_users(R, side)
         model = Recommender(
             solver=self,

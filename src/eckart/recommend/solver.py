@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "popularity_of", "require_fit"]
 
-SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS"), "sgd": ("sgd", "SGD")}  # name -> module, class
+SOLVERS = {  # name -> module, class
+    "als": ("als", "ALS"),
+    "implicit-als": ("implicit", "ImplicitALS"),
+    "sgd": ("sgd", "SGD"),
+}
 
 
 class ItemSide(NamedTuple):
