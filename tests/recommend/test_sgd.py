@@ -18,7 +18,7 @@ DATA = ek.synthetic(users=300, items=120, entries=9000, seed=2)
 
 def test_the_objective_falls_and_held_out_ratings_are_predicted_better_than_by_the_mean():
     train, test = ek.split(DATA, test=0.1, seed=0)
-    model = ek.SGD(rank=8, epochs=12).fit(train, test)
+    model = ek.SGD(rank=8, epochs=12, step=0.1).fit(train, test)
     losses = [record["objective"] for record in model.history]
     assert losses == sorted(losses, reverse=True)
     spread = float(np.std(test.matrix.data))
@@ -28,14 +28,14 @@ def test_the_objective_falls_and_held_out_ratings_are_predicted_better_than_by_t
 
 def test_it_comes_to_the_optimum_that_als_finds():
     train, test = ek.split(DATA, test=0.1, seed=0)
-    one = ek.evaluate(ek.SGD(rank=4, reg=0.1, epochs=60).fit(train), test)["rmse"]
+    one = ek.evaluate(ek.SGD(rank=4, reg=0.1, step=0.1, epochs=60).fit(train), test)["rmse"]
     other = ek.evaluate(ek.ALS(rank=4, reg=0.1, epochs=60).fit(train), test)["rmse"]
     assert one == pytest.approx(other, abs=0.02)
 
 
 @pytest.mark.parametrize("early_stopping", [0, 2])
 def test_a_resumed_run_gives_the_bits_of_one_that_was_not_stopped(tmp_path, early_stopping):
-    solver = ek.SGD(rank=5, epochs=6, early_stopping=early_stopping)
+    solver = ek.SGD(rank=5, step=0.1, epochs=6, early_stopping=early_stopping)
     whole = solver.fit(DATA)
     dataclasses.replace(solver, epochs=3).fit(DATA, checkpoint=tmp_path)
     resumed = solver.fit(DATA, checkpoint=tmp_path, resume=True)

@@ -69,10 +69,10 @@ class SGD:
 
     rank: int = 64
     reg: float = 0.05
-    epochs: int = 15
+    epochs: int = 20
     seed: int = 0
     threads: int | None = None
-    step: float = 0.1
+    step: float = 0.05
     early_stopping: int = 0
 
     predicts_ratings: ClassVar[bool] = True
@@ -266,7 +266,7 @@ def _dealt(
 def _start(shape: tuple[int, int], rank: int, seed: int) -> State:
     """Gaussian factors of standard deviation 0.3 / sqrt(rank), by place, in rows of whole cache lines; no bias yet."""
     rng = np.random.default_rng([seed, 2])
-    state = {"epoch": np.zeros(1, np.int64)}
+    state: State = {"epoch": np.zeros(1, np.int64)}
     for count, factors, scalars in zip(shape, "WH", ("users", "items"), strict=True):
         state[factors] = np.zeros((count, -(-rank // 16) * 16), np.float32)
         noise = rng.standard_normal((count, rank), dtype=np.float32)
