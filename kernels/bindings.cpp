@@ -246,6 +246,92 @@ auto py_top_k(In<float, 2> Q, In<float, 2> packed, In<float, 1> bias, In<std::in
     return nb::make_tuple(best, score);
 }
 
+template <class T, std::size_t n>
+using InOut = nb::ndarray<T, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
+
+SgdGrid sgd_grid(const In<std::int64_t, 1>& rows, const In<std::int64_t, 1>& columns) {
+    require(rows.size() >= 2 && rows.size() == columns.size(), "%zu row and %zu column bounds of blocks", rows.size(),
+            columns.size());
+    for (const auto* bounds : {&rows, &columns}) {
+        require(bounds->data()[0] == 0, "the bounds of the blocks do not begin at 0");
+        for (std::size_t p = 1; p < bounds->size(); ++p)
+            require(bounds->data()[p - 1] <= bounds->data()[p], "the bounds of the blocks descend");
+    }
+    return {rows.size() - 1, rows.data(), columns.data()};
+}
+
+void check_permutation(const In<std::int32_t, 1>& order, std::size_t size, const char* what) {
+    require(order.size() == size, "%zu %s, expected %zu", order.size(), what, size);
+    std::vector<bool> met(size);
+    for (std::size_t t = 0; t < size; ++t) {
+        const std::int32_t x = order.data()[t];
+        require(x >= 0 && static_cast<std::size_t>(x) < size && !met[x], "%s are not a permutation", what);
+        met[x] = true;
+    }
+}
+
+// (starts, columns, values)
+auto py_sgd_layout(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values,
+                   In<std::int64_t, 1> row_bounds, In<std::int64_t, 1> column_bounds, In<std::int32_t, 1> row_at,
+                   In<std::int32_t, 1> place_of, int threads) {
+    const Sparse R = sparse(indptr, indices, values, place_of.size());
+    const SgdGrid grid = sgd_grid(row_bounds, column_bounds);
+    const std::size_t B = grid.blocks, workers = checked_threads(threads);
+    require(static_cast<std::size_t>(grid.rows[B]) == R.rows, "blocks of %lld rows for %zu",
+            static_cast<long long>(grid.rows[B]), R.rows);
+    require(static_cast<std::size_t>(grid.columns[B]) == R.columns, "blocks of %lld columns for %zu",
+            static_cast<long long>(grid.columns[B]), R.columns);
+    check_permutation(row_at, R.rows, "rows by place");
+    check_permutation(place_of, R.columns, "places of columns");
+    auto starts = empty<std::int64_t>(R.rows * B + 1);
+    auto columns = empty<std::int32_t>(indices.size());
+    auto sorted = empty<float>(indices.size());
+    {
+        nb::gil_scoped_release release;
+        sgd_layout(R, grid, row_at.data(), place_of.data(), starts.data(), columns.data(), sorted.data(), workers);
+    }
+    return nb::make_tuple(starts, columns, sorted);
+}
+
+double py_sgd_epoch(In<std::int64_t, 1> row_bounds, In<std::int64_t, 1> column_bounds, In<std::int64_t, 1> starts,
+                    In<std::int32_t, 1> columns, In<float, 1> values, In<std::int32_t, 1> strata, InOut<float, 2> W,
+                    InOut<float, 2> H, InOut<float, 2> row_scalars, InOut<float, 2> column_scalars, int k, float mean,
+                    float reg, float step, int threads) {
+    const SgdGrid grid = sgd_grid(row_bounds, column_bounds);
+    const std::size_t B = grid.blocks, workers = checked_threads(threads), width = W.shape(1);
+    const std::size_t rows = grid.rows[B], items = grid.columns[B];
+    check_permutation(strata, B, "strata");
+    require(k >= 1 && width % 16 == 0 && static_cast<std::size_t>(k) <= width && H.shape(1) == width,
+            "factors of %zu and %zu columns for k = %d, expected k rounded up to a multiple of 16", width, H.shape(1),
+            k);
+    require(W.shape(0) == rows && row_scalars.shape(0) == rows && row_scalars.shape(1) == 2,
+            "factors and scalars of %zu and %zu rows, expected %zu", W.shape(0), row_scalars.shape(0), rows);
+    require(H.shape(0) == items && column_scalars.shape(0) == items && column_scalars.shape(1) == 2,
+            "factors and scalars of %zu and %zu columns, expected %zu", H.shape(0), column_scalars.shape(0), items);
+    require(starts.size() == rows * B + 1 && values.size() == columns.size(),
+            "%zu starts and %zu values for %zu entries", starts.size(), values.size(), columns.size());
+    require(starts.data()[0] == 0 && starts.data()[rows * B] == static_cast<std::int64_t>(columns.size()),
+            "starts do not span the entries");
+    bool sound = true;
+    for (std::size_t p = 0, x = 0; p < B; ++p)
+        for (std::size_t q = 0; q < B; ++q)
+            for (std::int64_t t = grid.rows[p]; t < grid.rows[p + 1]; ++t, ++x)
+                sound &= starts.data()[x] <= starts.data()[x + 1];
+    require(sound, "starts descend");
+    for (std::size_t p = 0, x = 0; p < B; ++p)
+        for (std::size_t q = 0; q < B; ++q) {
+            const std::int64_t begin = starts.data()[x];
+            x += static_cast<std::size_t>(grid.rows[p + 1] - grid.rows[p]);
+            for (std::int64_t e = begin; e < starts.data()[x]; ++e)
+                sound &= grid.columns[q] <= columns.data()[e] && columns.data()[e] < grid.columns[q + 1];
+        }
+    require(sound, "a column is outside its block");
+    nb::gil_scoped_release release;
+    return sgd_epoch(grid, {starts.data(), columns.data(), values.data()}, strata.data(),
+                     {W.data(), H.data(), width, row_scalars.data(), column_scalars.data()},
+                     static_cast<std::size_t>(k), mean, reg, step, workers);
+}
+
 #if defined(__x86_64__)
 // Instruction sets of eckart's builds that this processor runs, best last.
 std::vector<const char*> supported() {
@@ -279,6 +365,11 @@ NB_MODULE(ECKART_MODULE, module) {
     module.def("row_cost", &py_row_cost, "indptr"_a, "k"_a, "method"_a, "steps"_a);
     module.def("gram", &py_gram, "Y"_a, "threads"_a = 1);
     module.def("rotate", &py_rotate, "Y"_a, "Q"_a, "threads"_a = 1);
+    module.def("sgd_layout", &py_sgd_layout, "indptr"_a, "indices"_a, "values"_a, "row_bounds"_a, "column_bounds"_a,
+               "row_at"_a, "place_of"_a, "threads"_a = 1);
+    module.def("sgd_epoch", &py_sgd_epoch, "row_bounds"_a, "column_bounds"_a, "starts"_a, "columns"_a, "values"_a,
+               "strata"_a, "W"_a, "H"_a, "row_scalars"_a, "column_scalars"_a, "k"_a, "mean"_a, "reg"_a, "step"_a,
+               "threads"_a = 1);
     module.def("pair_scores", &py_pair_scores, "X"_a, "Y"_a, "row_bias"_a, "column_bias"_a, "mean"_a, "rows"_a,
                "columns"_a, "threads"_a = 1);
     module.def("pack_items", &py_pack_items, "Y"_a, "threads"_a = 1);

@@ -66,4 +66,28 @@ void top_k(const float* Q, std::size_t queries, std::size_t k, const float* pack
            const float* bias, const std::int64_t* exclude_indptr, const std::int32_t* exclude, std::size_t top,
            std::int32_t* best, float* score, std::size_t threads);
 
+// Stratified SGD; see sgd.cpp. A B x B grid over places, which rows and columns are dealt to.
+struct SgdGrid {
+    std::size_t blocks;           // B
+    const std::int64_t* rows;     // block row p holds the places rows[p] .. rows[p + 1]; B + 1
+    const std::int64_t* columns;  // B + 1
+};
+// Entries by block row, then block column, then place of the row, then of the column.
+struct SgdEntries {
+    // Of the t-th of a block row's `height` rows, from the block row's own part: [q * height + t]; rows * B + 1 in all.
+    const std::int64_t* starts;
+    const std::int32_t* columns;  // places
+    const float* values;
+};
+struct SgdModel {
+    float *W, *H;  // by place, `width` floats each: k and zeros up to a multiple of 16
+    std::size_t width;
+    float *row_scalars, *column_scalars;  // by place: (bias, sum of squared errors)
+};
+void sgd_layout(const Sparse& R, const SgdGrid& grid, const std::int32_t* row_at, const std::int32_t* place_of,
+                std::int64_t* starts, std::int32_t* columns, float* values, std::size_t threads);
+// One pass, in place; returns the sum of the losses, each before its update.
+double sgd_epoch(const SgdGrid& grid, const SgdEntries& entries, const std::int32_t* strata, const SgdModel& model,
+                 std::size_t k, float mean, float reg, float step, std::size_t threads);
+
 }  // namespace eckart

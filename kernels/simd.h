@@ -5,12 +5,13 @@
 // extension cannot express well, the sum of the lanes and the mask of a comparison, stand here.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX512F__) || defined(__AVX__)
+#if defined(__SSE__)
 #include <immintrin.h>
 #endif
 
@@ -44,7 +45,8 @@ inline vec broadcast(float x) { return x - vec{}; }  // x - 0 in every lane; + 0
 inline float sum(vec x) {
 #if defined(__AVX__)
 #if defined(__AVX512F__)
-    const __m256 y = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    const __m256 y = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
     const __m256 y = x;
 #endif
@@ -53,6 +55,17 @@ inline float sum(vec x) {
     return _mm_cvtss_f32(_mm_add_ss(z, _mm_movehdup_ps(z)));
 #else
     return (x[0] + x[2]) + (x[1] + x[3]);
+#endif
+}
+
+// Four floats, whatever the instruction set: the scalars of an update that needs several of one kind at once.
+using quad = float __attribute__((vector_size(16)));
+
+inline quad inverse_sqrt(quad x) {
+#if defined(__SSE__)
+    return 1 / quad(_mm_sqrt_ps(x));
+#else
+    return quad{1 / std::sqrt(x[0]), 1 / std::sqrt(x[1]), 1 / std::sqrt(x[2]), 1 / std::sqrt(x[3])};
 #endif
 }
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from eckart.recommend.implicit import ImplicitALS
     from eckart.recommend.recommender import Recommender
     from eckart.recommend.svd import SVD
+    from eckart.recommend.sgd import SGD
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ALS": "recommend.als",
+    "SGD": "recommend.sgd",
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
     "Recommender": "recommend.recommender",
@@ -43,6 +45,7 @@ _HOME = {
 __all__ = [
     "ALS",
     "SVD",
+    "SGD",
     "ImplicitALS",
     "Interactions",
     "Recommender",

@@ -19,6 +19,7 @@ SOLVERS = [
     ek.ALS(rank=3, reg=0.1, epochs=4, solver="cg"),
     ek.ImplicitALS(rank=3, reg=0.02, epochs=4, solver="exact"),
     ek.ImplicitALS(rank=3, reg=0.02, epochs=4, solver="block"),
+    ek.SGD(rank=3, reg=0.1, epochs=4),
     ek.SVD(rank=3),
     ek.SVD(rank=3, center=False),
     ek.SVD(rank=3, normalize=True),
@@ -28,7 +29,7 @@ ITERATIVE = [solver for solver in SOLVERS if hasattr(solver, "epochs")]
 # The truncation is not unique where singular values are equal, as in data this small they may be: the SVD's law of
 # renaming is in tests/recommend/test_svd.py, with a gap after the last one kept.
 UNIQUE = [solver for solver in SOLVERS if not isinstance(solver, ek.SVD)]
-OBJECTIVE = {ek.ALS: objectives.als, ek.ImplicitALS: objectives.implicit_als}
+OBJECTIVE = {ek.ALS: objectives.als, ek.ImplicitALS: objectives.implicit_als, ek.SGD: objectives.sgd}
 
 
 def _named(solver):
@@ -38,6 +39,8 @@ def _named(solver):
 
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=_named)
 every_iterative_solver = pytest.mark.parametrize("solver", ITERATIVE, ids=_named)
+# SGD's objective is summed on the way, each error before its update: it is that of no one state. It has no exponent.
+every_alternating_solver = pytest.mark.parametrize("solver", SOLVERS[:4], ids=_named)
 every_unique_solver = pytest.mark.parametrize("solver", UNIQUE, ids=_named)
 few = settings(max_examples=40, deadline=None)
 
@@ -52,7 +55,7 @@ def all_scores(model, users, items):
     return model.predict([u for u, _ in pairs], [i for _, i in pairs]).reshape(len(users), len(items))
 
 
-@every_iterative_solver
+@every_alternating_solver
 @few
 @given(data=ratings(), exponent=st.sampled_from([0.0, 0.5, 1.0]))
 def test_the_objective_never_rises_and_is_the_one_defined(solver, data, exponent):
@@ -229,7 +232,6 @@ def test_different_seeds_give_different_models(solver):
         ({"reg": 0.0}, "reg is 0.0, expected a number above 0"),
         ({"reg": float("nan")}, "reg is nan"),
         ({"threads": 0}, "threads is 0"),
-        ({"exponent": -1.0}, "exponent is -1.0"),
         ({"early_stopping": -1}, "early_stopping is -1"),
     ],
 )
@@ -238,6 +240,12 @@ def test_settings_out_of_range_are_refused(solver, change, message):
         pytest.skip("no such setting")
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(solver, **change)
+
+
+@every_alternating_solver
+def test_an_exponent_out_of_range_is_refused(solver):
+    with pytest.raises(ValueError, match=r"exponent is -1\.0"):
+        dataclasses.replace(solver, exponent=-1.0)
 
 
 @every_solver

@@ -75,3 +75,45 @@ def top_k(scores, excluded, top):
         order = [j for j in np.argsort(-row, kind="stable") if j not in excluded[q] and row[j] > -np.inf]
         items[q, : min(top, len(order))] = order[:top]
     return items
+
+
+def sgd_blocks(indptr, indices, values, row_bounds, column_bounds, row_at, place_of):
+    """Rows of every block: {(p, q): [(place of the row, [(place of the column, value), ...]), ...]}."""
+    blocks, grid = {}, range(len(row_bounds) - 1)
+    for p in grid:
+        for q in grid:
+            blocks[p, q] = []
+            for place in range(row_bounds[p], row_bounds[p + 1]):
+                own = slice(indptr[row_at[place]], indptr[row_at[place] + 1])
+                row = sorted(zip(place_of[indices[own]].tolist(), values[own].tolist(), strict=True))
+                row = [(c, r) for c, r in row if column_bounds[q] <= c < column_bounds[q + 1]]
+                blocks[p, q].append((place, row))
+    return blocks
+
+
+def sgd_visits(rows):
+    """Entries of a block in the order of the visits: two rows in turns, each replaced by the next when it ends."""
+    waiting = [[(place, c, r) for c, r in row] for place, row in rows if row]
+    lanes = [waiting.pop(0) if waiting else [] for _ in range(2)]
+    while all(lanes):
+        for _ in range(min(map(len, lanes))):
+            yield from [lane.pop(0) for lane in lanes]
+        lanes = [lane or (waiting.pop(0) if waiting else []) for lane in lanes]
+    yield from lanes[0] + lanes[1]
+
+
+def sgd_epoch(blocks, strata, W, H, row_scalars, column_scalars, k, mean, reg, step):
+    """One pass in float64, stratum by stratum; scalars are (bias, sum of squared errors)."""
+    W, H, a, b = (x.astype(np.float64) for x in (W, H, row_scalars, column_scalars))
+    loss, size = 0.0, len(strata)
+    for s in strata:
+        for p in range(size):
+            for u, i, r in sgd_visits(blocks[p, (p + s) % size]):
+                e = r - mean - a[u, 0] - b[i, 0] - W[u] @ H[i]
+                step_w, step_h = step / np.sqrt(1 + a[u, 1] / k), step / np.sqrt(1 + b[i, 1] / k)
+                W[u], H[i] = W[u] + step_w * (e * H[i] - reg * W[u]), H[i] + step_h * (e * W[u] - reg * H[i])
+                for side, row in ((a, u), (b, i)):
+                    side[row, 0] += step / np.sqrt(1 + side[row, 1]) * (e - reg * side[row, 0])
+                    side[row, 1] += e**2
+                loss += e**2
+    return loss, W, H, a, b

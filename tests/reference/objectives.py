@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 
@@ -16,6 +18,11 @@ def als(data, solver, W, H, user_bias, item_bias, mean):
         + solver.reg * np.sum(n_u.astype(float) ** solver.exponent * (np.sum(W**2, axis=1) + user_bias**2.0))
         + solver.reg * np.sum(n_i.astype(float) ** solver.exponent * (np.sum(H**2, axis=1) + item_bias**2.0))
     )
+
+
+def sgd(data, solver, *model):
+    """A penalty once an entry is that of ALS with exponent 1."""
+    return als(data, SimpleNamespace(reg=solver.reg, exponent=1.0), *model)
 
 
 def implicit_als(data, solver, W, H, *_):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-__all__ = ["initial_factors"]
+__all__ = ["colours", "initial_factors"]
 
 
 def initial_factors(matrix: csr_array, by_item: csr_array, rank: int, seed: int) -> np.ndarray:
@@ -35,6 +35,25 @@ def initial_factors(matrix: csr_array, by_item: csr_array, rank: int, seed: int)
     factors = np.empty_like(noise)
     factors[np.argsort(user_colours, kind="stable")] = noise
     return factors
+
+
+def colours(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of who rated what, of users (n,) and of items (m,), uint64: renaming ids moves them along.
+
+    A user's colour comes from its ratings and the number of ratings of each of its items, an item's from its
+    ratings and the places of its users in the order of their colours: items of the same colour have the same
+    column, as far as a hash can tell.
+    """
+    m = matrix.shape[1]
+    item_degrees = _mix(np.bincount(matrix.indices, minlength=m).astype(np.uint64))
+    bits = _bits(matrix.data)
+    users = _sums(matrix, _mix(item_degrees[matrix.indices] + bits))
+    place = np.empty(len(users), np.uint64)
+    place[np.argsort(users, kind="stable")] = np.arange(len(users), dtype=np.uint64)
+    hashed = _mix(np.repeat(_mix(place), np.diff(matrix.indptr)) + bits)
+    items = np.zeros(m, np.uint64)
+    np.add.at(items, matrix.indices, hashed)
+    return users, items
 
 
 def _bits(values: np.ndarray) -> np.ndarray:

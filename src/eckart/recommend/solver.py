@@ -37,6 +37,7 @@ SOLVERS = {  # name -> module, class
     "als": ("als", "ALS"),
     "implicit-als": ("implicit", "ImplicitALS"),
     "svd": ("svd", "SVD"),
+    "sgd": ("sgd", "SGD"),
 }
 
 
