@@ -5,10 +5,9 @@
 // random order that happens top * ln(items / top) times a query. Items are met in ascending order and only a
 // strictly better score gets in, so ties go to the lower item, for any batch and any number of threads.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "dense.h"
+#include "kept.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -18,32 +17,6 @@ namespace {
 constexpr std::size_t NR = 2 * W;
 constexpr std::size_t group = 8 * MR;         // queries of a task: a panel set in L2 serves all of them
 constexpr std::size_t l2_bytes = 256 * 1024;  // item panels kept in the second-level cache at a time
-
-// A kept item; the heap's top is the worst: lowest score, and among equals the highest item.
-struct Kept {
-    float score;
-    std::int32_t item;
-    bool operator<(const Kept& other) const {
-        return score > other.score || (score == other.score && item < other.item);
-    }
-};
-
-struct Query {
-    std::vector<Kept> heap;
-    float worst = -std::numeric_limits<float>::infinity();  // a score must exceed this to be kept
-    const std::int32_t *excluded = nullptr, *excluded_end = nullptr;
-
-    void offer(float score, std::int32_t item, std::size_t top) {
-        if (std::binary_search(excluded, excluded_end, item)) return;
-        if (heap.size() == top) {
-            std::pop_heap(heap.begin(), heap.end());
-            heap.pop_back();
-        }
-        heap.push_back({score, item});
-        std::push_heap(heap.begin(), heap.end());
-        if (heap.size() == top) worst = heap.front().score;
-    }
-};
 
 }  // namespace
 
@@ -79,10 +52,7 @@ void top_k(const float* Q, std::size_t queries, std::size_t k, const float* pack
         auto& [query, q_packed] = scratch[worker];
         std::fill(q_packed.begin(), q_packed.end(), 0.f);
         for (std::size_t q = 0; q < here; ++q) {
-            query[q].heap.clear();
-            query[q].worst = -std::numeric_limits<float>::infinity();
-            query[q].excluded = exclude + exclude_indptr[first + q];
-            query[q].excluded_end = exclude + exclude_indptr[first + q + 1];
+            query[q].begin(exclude + exclude_indptr[first + q], exclude + exclude_indptr[first + q + 1]);
             for (std::size_t f = 0; f < k; ++f) q_packed[(q / MR * k + f) * MR + q % MR] = Q[(first + q) * k + f];
         }
         for (std::size_t from = 0; from < panels; from += stride) {
@@ -108,22 +78,16 @@ void top_k(const float* Q, std::size_t queries, std::size_t k, const float* pack
                             if (lanes < W) mask &= (1u << lanes) - 1;
                             for (; mask; mask &= mask - 1) {
                                 const auto j = static_cast<std::size_t>(__builtin_ctz(mask));
-                                if (s[j] > one.worst) one.offer(s[j], static_cast<std::int32_t>(item + j), top);
+                                const auto found = static_cast<std::int32_t>(item + j);
+                                if (s[j] > one.worst && !one.excludes(found)) one.keep(s[j], found, top);
                             }
                         }
                     }
                 }
             }
         }
-        for (std::size_t q = 0; q < here; ++q) {
-            auto& heap = query[q].heap;
-            std::sort(heap.begin(), heap.end());
-            for (std::size_t j = 0; j < top; ++j) {
-                const bool there = j < heap.size();
-                best[(first + q) * top + j] = there ? heap[j].item : -1;
-                score[(first + q) * top + j] = there ? heap[j].score : -std::numeric_limits<float>::infinity();
-            }
-        }
+        for (std::size_t q = 0; q < here; ++q)
+            write_best(query[q].heap, top, best + (first + q) * top, score + (first + q) * top);
     });
 }
 
