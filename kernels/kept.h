@@ -18,7 +18,6 @@ struct Kept {
     }
 };
 
-// Items have to be offered in ascending order: then only a strictly better score can displace a kept one.
 struct Query {
     std::vector<Kept> heap;
     float worst = -std::numeric_limits<float>::infinity();  // a score must exceed this to be kept
@@ -32,6 +31,11 @@ struct Query {
     }
 
     bool excludes(std::int32_t item) const { return std::binary_search(excluded, excluded_end, item); }
+
+    // Whether the item gets in; where items come in ascending order, score > worst says the same.
+    bool admits(float score, std::int32_t item) const {
+        return score > worst || (score == worst && !heap.empty() && item < heap.front().item);
+    }
 
     void keep(float score, std::int32_t item, std::size_t top) {
         if (heap.size() == top) {
