@@ -316,6 +316,7 @@ NB_MODULE(ECKART_MODULE, module) {
     using namespace nb::literals;
     module.attr("isa") = ECKART_ISA;
     module.attr("panel_width") = panel_width();
+    module.attr("code_width") = code_width();
     module.def("supported", [] {
         nb::list names;
         for (const char* name : supported()) names.append(name);

@@ -34,7 +34,8 @@ struct Query {
 
     // Whether the item gets in; where items come in ascending order, score > worst says the same.
     bool admits(float score, std::int32_t item) const {
-        return score > worst || (score == worst && !heap.empty() && item < heap.front().item);
+        if (score != worst) return score > worst;
+        return worst > -std::numeric_limits<float>::infinity() && item < heap.front().item;  // so it is full
     }
 
     void keep(float score, std::int32_t item, std::size_t top) {

@@ -45,17 +45,17 @@ def recommendation_table(
         text = not asked if users.is_text else False
         text = text or any(isinstance(x, str) or not -(2**63) <= int(x) < 2**63 for x in asked or ())
         kind = pa.string() if text else pa.int64()
-        user = (
-            pa.nulls(len(query), kind)
-            if asked is None
-            else pa.array([str(x) if text else int(x) for x in asked], kind).take(pa.array(query))
-        )
+        if asked is None:
+            user = pa.nulls(len(query), kind)
+        else:
+            names = [str(x) if text else int(x) for x in asked]
+            user = pa.array([names[q] for q in query.tolist()], kind)
     return pa.table(
         {
             "user": user,
             "item": id_column(items, best[query, place]),
             "score": scores[query, place],
             "rank": (place + 1).astype(np.int32),
-            "status": pa.array(status.tolist(), pa.string()).take(pa.array(query)),
+            "status": pa.array(status[query].tolist(), pa.string()),
         }
     )
