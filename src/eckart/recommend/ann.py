@@ -10,6 +10,7 @@ Needs the extra ``eckart[ann]`` (voyager). ``docs/ann.md`` says from which catal
 
 from __future__ import annotations
 
+import importlib
 import io
 import zlib
 from pathlib import Path
@@ -20,13 +21,14 @@ import numpy as np
 from eckart.core import store
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.recommend.catalogue import entries_of, row_list
-from eckart.recommend.ids import at_least_one, known_rows, several
+from eckart.recommend.ids import at_least_one, several
 from eckart.recommend.table import recommendation_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from eckart.recommend.recommender import Recommender
+    from eckart.recommend.solver import ItemSide
 
 __all__ = ["AnnIndex", "build_ann", "load_ann"]
 
@@ -39,6 +41,7 @@ class AnnIndex:
 
     def __init__(self, graph: Any, fingerprint: int) -> None:
         self._graph, self._fingerprint = graph, fingerprint
+        self._fits: ItemSide | None = None  # the item side that was last found to have the fingerprint
 
     def top_k(
         self,
@@ -81,14 +84,12 @@ class AnnIndex:
         items = np.full((len(rows), k), -1, np.int32)
         scores = np.full((len(rows), k), -np.inf, np.float32)
         begin, end = model.seen.indptr[np.maximum(rows, 0)], model.seen.indptr[np.maximum(rows, 0) + 1]
-        left_out = (end - begin if exclude_seen else 0 * end) + (0 if banned is None else len(banned))
-        # A fetch of half the catalogue is no search any more, and the graph's own list grows with it.
-        searched = np.flatnonzero((rows >= 0) & (end > begin) & (k + left_out <= min(m, 4 * (k + effort))))
-        for size in (effort, 4 * (k + effort)):  # users of short histories fetch little
-            these = searched[np.maximum(k + left_out[searched], effort) <= size]
-            searched = searched[np.maximum(k + left_out[searched], effort) > size]
-            if len(these):
-                self._search(model, rows, these, min(size, m), exclude_seen, banned, items, scores)
+        need = k + (end - begin if exclude_seen else 0 * end) + (0 if banned is None else len(banned))
+        # A graph search takes time in proportion to what it fetches: the exact one is better at many.
+        served = np.flatnonzero((rows >= 0) & (end > begin) & (need <= min(m, 4 * max(k, effort))))
+        if len(served):
+            size = min(m, max(effort, int(need[served].max())))
+            self._search(model, rows, served, size, exclude_seen, banned, items, scores)
         short = np.flatnonzero(items[:, -1] < 0)
         if len(short):
             items[short], scores[short] = model.top_k(rows[short], k, exclude_seen, exclude=banned)
@@ -116,7 +117,7 @@ class AnnIndex:
         left_out = None if exclude is None else model.items.rows(several(exclude))
         left_out = None if left_out is None else left_out[left_out >= 0]
         best, score = self.top_k(model, rows, min(at_least_one(k), len(model.items)), exclude_seen, exclude=left_out)
-        return recommendation_table(best, score, model.status(rows), model.users, model.items, list(asked))
+        return recommendation_table(best, score, model._status(rows), model.users, model.items, list(asked))
 
     def recall(self, model: Recommender, users: Any = None, k: int = 10, *, effort: int = 100) -> float:
         """Share of the exact best `k` that the index finds, over these users (None: all of the model).
@@ -125,7 +126,7 @@ class AnnIndex:
         ----------
         model : Recommender
         users : sequence of ids, optional
-            All known.
+            An unknown one gets the exact list.
         k : int >= 1
         effort : int >= 1
 
@@ -134,7 +135,7 @@ class AnnIndex:
         float
             0 to 1.
         """
-        rows = np.arange(len(model.users)) if users is None else known_rows(model.users, several(users), "user")
+        rows = np.arange(len(model.users)) if users is None else model.users.rows(several(users))
         exact, _ = model.top_k(rows, k)
         found, _ = self.top_k(model, rows, k, effort=effort)
         both = (exact[:, :, None] == found[:, None, :]) & (exact >= 0)[:, :, None]
@@ -146,8 +147,13 @@ class AnnIndex:
         store.write_directory(path, "ann", {"fingerprint": self._fingerprint}, {"graph": {"voyager": graph}}, {})
 
     def _require(self, model: Recommender) -> None:
-        if self._graph.num_elements != len(model.items) or self._fingerprint != _fingerprint(model):
+        if model.item_side is self._fits:
+            return
+        width = model.H.shape[1] + 1
+        fits = (self._graph.num_elements, self._graph.num_dimensions) == (len(model.items), width)
+        if not fits or self._fingerprint != _fingerprint(model):
             raise ValueError("the index is of other items than the model's: build_ann(model) makes one that fits")
+        self._fits = model.item_side
 
     def _search(
         self,
@@ -164,7 +170,10 @@ class AnnIndex:
         m, k, threads = len(model.items), items.shape[1], resolve_threads(model.solver.threads)
         W = model.W[rows[these]]
         queries = np.concatenate([W, np.ones((len(these), 1), np.float32)], axis=1)
-        fetched = self._graph.query(queries, k=size, num_threads=threads, query_ef=size)[0].astype(np.int64)
+        try:
+            fetched = self._graph.query(queries, k=size, num_threads=threads, query_ef=size)[0].astype(np.int64)
+        except RuntimeError:  # the graph reached fewer than `size` items: the exact search will answer
+            return
         fetched.sort(axis=1)
         owner = np.repeat(np.arange(len(these)), size)
         one = fetched.ravel()
@@ -209,8 +218,7 @@ def build_ann(model: Recommender, *, links: int = 16, effort: int = 200, seed: i
     ImportError
         voyager is not installed.
     """
-    import voyager
-
+    voyager: Any = importlib.import_module("voyager")
     points = np.concatenate([model.H, model.item_side.bias[:, None]], axis=1)
     graph = voyager.Index(
         voyager.Space.InnerProduct,
@@ -242,8 +250,7 @@ def load_ann(path: str | Path) -> AnnIndex:
     ValueError
         Not an index, or a damaged one.
     """
-    import voyager
-
+    voyager: Any = importlib.import_module("voyager")
     config, tensors, _ = store.read_directory(path, "ann")
     graph = store.take_tensor(tensors, "graph", "voyager", (None,), np.uint8)
     fingerprint = config.get("fingerprint")
@@ -257,4 +264,7 @@ def load_ann(path: str | Path) -> AnnIndex:
 
 
 def _fingerprint(model: Recommender) -> int:
-    return zlib.crc32(model.item_side.bias.tobytes(), zlib.crc32(np.ascontiguousarray(model.H)))
+    crc = 0
+    for array in (model.H, model.item_side.bias):
+        crc = zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"), crc)
+    return crc

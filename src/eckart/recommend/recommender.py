@@ -230,8 +230,7 @@ class Recommender:
             best, score = model.top_k(
                 rows, min(at_least_one(k), max(len(model.items), 1)), exclude_seen, allow=allow, exclude=left_out
             )
-            status = np.where(model._is_cold(rows), "cold", "warm" if model.warm else "hot")
-            return recommendation_table(best, score, status, model.users, model.items, asked)
+            return recommendation_table(best, score, model._status(rows), model.users, model.items, asked)
 
         if history is not None:
             if users is not None:
@@ -389,6 +388,9 @@ class Recommender:
         known = rows[~cold]
         cold[~cold] = self.seen.indptr[known] == self.seen.indptr[known + 1]
         return cold
+
+    def _status(self, rows: np.ndarray) -> np.ndarray:
+        return np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:
