@@ -64,8 +64,11 @@ def main() -> None:
         index = ek.build_ann(dataclasses.replace(model, solver=built))
         row = {"items": items, "build s": round(time.perf_counter() - began, 1)}
         for effort in (50, 100, 400):
-            exact = [milliseconds(lambda u=u: model.top_k([u], 10)) for u in range(USERS)]
-            ann = [milliseconds(lambda u=u, e=effort: index.top_k(model, [u], 10, effort=e)) for u in range(USERS)]
+            exact = [milliseconds(lambda u=u, m=model: m.top_k([u], 10)) for u in range(USERS)]
+            ann = [
+                milliseconds(lambda u=u, i=index, m=model, e=effort: i.top_k(m, [u], 10, effort=e))
+                for u in range(USERS)
+            ]
             row |= {
                 "exact ms": round(statistics.median(exact), 3),
                 f"effort {effort} ms": round(statistics.median(ann), 3),
