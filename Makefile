@@ -34,7 +34,7 @@ EMULATOR ?= qemu-aarch64
 cross:
 	mkdir -p build
 	$(CROSS) -std=c++20 -O3 -ffp-contract=fast -Wall -Wextra -Werror $(CROSS_FLAGS) -o build/self_check \
-	    tests/kernels/self_check.cpp kernels/gram.cpp kernels/row_solve.cpp kernels/score.cpp kernels/sgd.cpp kernels/top_k.cpp -pthread
+	    tests/kernels/self_check.cpp $(filter-out kernels/bindings.cpp,$(wildcard kernels/*.cpp)) -pthread
 	$(EMULATOR) build/self_check
 
 clean:

@@ -66,6 +66,14 @@ void check_sparse(const In<std::int64_t, 1>& indptr, const In<std::int32_t, 1>& 
             columns ? columns - 1 : 0);
 }
 
+void check_order(const In<std::int32_t, 1>& order, std::size_t items) {
+    require(order.size() == items, "%zu places in the order of %zu items", order.size(), items);
+    std::uint32_t largest = 0;
+    for (std::size_t t = 0; t < items; ++t) largest = std::max(largest, static_cast<std::uint32_t>(order.data()[t]));
+    require(!items || largest < items, "item %d of the order is outside 0..%zu", static_cast<std::int32_t>(largest),
+            items ? items - 1 : 0);
+}
+
 Sparse sparse(const In<std::int64_t, 1>& indptr, const In<std::int32_t, 1>& indices, const In<float, 1>& values,
               std::size_t columns) {
     check_sparse(indptr, indices, columns);
@@ -332,6 +340,53 @@ double py_sgd_epoch(In<std::int64_t, 1> row_bounds, In<std::int64_t, 1> column_b
                      static_cast<std::size_t>(k), mean, reg, step, workers);
 }
 
+// (codes, bounds, whether the bounds hold)
+auto py_pack_codes(In<float, 2> Y, In<float, 1> bias, In<std::int32_t, 1> order, int threads) {
+    const std::size_t k = Y.shape(1), width = code_width(), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(bias.size() == Y.shape(0), "%zu biases for %zu items", bias.size(), Y.shape(0));
+    check_order(order, Y.shape(0));
+    const std::size_t panels = (Y.shape(0) + width - 1) / width;
+    auto codes = empty<std::int8_t>(panels * k, width);
+    auto bounds = empty<float>(panels * code_bounds(), width);
+    bool sound;
+    {
+        nb::gil_scoped_release release;
+        sound = pack_codes(Y.data(), Y.shape(0), k, bias.data(), order.data(), codes.data(), bounds.data(), workers);
+    }
+    return nb::make_tuple(codes, bounds, sound);
+}
+
+// (items, scores), each queries x top
+auto py_top_one(In<float, 2> Q, In<float, 2> Y, In<std::int8_t, 2> codes, In<float, 2> bounds,
+                In<std::int32_t, 1> order, In<float, 1> bias, In<std::int64_t, 1> exclude_indptr,
+                In<std::int32_t, 1> exclude, int top, int threads) {
+    const std::size_t queries = Q.shape(0), k = Q.shape(1), items = bias.size(), workers = checked_threads(threads);
+    const std::size_t width = code_width(), panels = (items + width - 1) / width;
+    require(k >= 1, "Q has no columns");
+    require(top >= 1, "top is %d, expected at least 1", top);
+    require(Y.shape(0) == items && Y.shape(1) == k, "items are %zu x %zu, expected %zu x %zu", Y.shape(0), Y.shape(1),
+            items, k);
+    require(codes.shape(1) == width && codes.shape(0) == panels * k, "codes are %zu x %zu, expected %zu x %zu",
+            codes.shape(0), codes.shape(1), panels * k, width);
+    require(bounds.shape(1) == width && bounds.shape(0) == panels * code_bounds(),
+            "bounds are %zu x %zu, expected %zu x %zu", bounds.shape(0), bounds.shape(1), panels * code_bounds(),
+            width);
+    check_order(order, items);
+    check_sparse(exclude_indptr, exclude, items);
+    require(exclude_indptr.size() == queries + 1, "exclusions for %zu queries, expected %zu", exclude_indptr.size() - 1,
+            queries);
+    auto best = empty<std::int32_t>(queries, top);
+    auto score = empty<float>(queries, top);
+    {
+        nb::gil_scoped_release release;
+        top_one(Q.data(), queries, k, Y.data(), codes.data(), bounds.data(), order.data(), items, bias.data(),
+                exclude_indptr.data(), exclude.data(), static_cast<std::size_t>(top), best.data(), score.data(),
+                workers);
+    }
+    return nb::make_tuple(best, score);
+}
+
 #if defined(__x86_64__)
 // Instruction sets of eckart's builds that this processor runs, best last.
 std::vector<const char*> supported() {
@@ -351,6 +406,7 @@ NB_MODULE(ECKART_MODULE, module) {
     using namespace nb::literals;
     module.attr("isa") = ECKART_ISA;
     module.attr("panel_width") = panel_width();
+    module.attr("code_width") = code_width();
     module.def("supported", [] {
         nb::list names;
         for (const char* name : supported()) names.append(name);
@@ -373,6 +429,9 @@ NB_MODULE(ECKART_MODULE, module) {
     module.def("pair_scores", &py_pair_scores, "X"_a, "Y"_a, "row_bias"_a, "column_bias"_a, "mean"_a, "rows"_a,
                "columns"_a, "threads"_a = 1);
     module.def("pack_items", &py_pack_items, "Y"_a, "threads"_a = 1);
+    module.def("pack_codes", &py_pack_codes, "Y"_a, "bias"_a, "order"_a, "threads"_a = 1);
+    module.def("top_one", &py_top_one, "Q"_a, "Y"_a, "codes"_a, "bounds"_a, "order"_a, "bias"_a, "exclude_indptr"_a,
+               "exclude"_a, "top"_a, "threads"_a = 1);
     module.def("top_k", &py_top_k, "Q"_a, "packed"_a, "bias"_a, "exclude_indptr"_a, "exclude"_a, "top"_a,
                "threads"_a = 1);
 }

@@ -89,5 +89,18 @@ void sgd_layout(const Sparse& R, const SgdGrid& grid, const std::int32_t* row_at
 // One pass, in place; returns the sum of the losses, each before its update.
 double sgd_epoch(const SgdGrid& grid, const SgdEntries& entries, const std::int32_t* strata, const SgdModel& model,
                  std::size_t k, float mean, float reg, float step, std::size_t threads);
+// Items as bytes, in panels of code_width() items, with code_bounds() rows of bounds a panel; place t holds item
+// order[t]. See top_one.cpp. False where the bounds would not hold, because a factor or a bias is huge or not finite.
+std::size_t code_width();
+std::size_t code_bounds();
+bool pack_codes(const float* Y, std::size_t items, std::size_t k, const float* bias, const std::int32_t* order,
+                std::int8_t* codes, float* bounds, std::size_t threads);
+
+// What top_k gives, to the bit, by reading the codes instead of the items: for few queries. Each |Q[q]| is below 1e15
+// and no bias above the one that was packed.
+void top_one(const float* Q, std::size_t queries, std::size_t k, const float* Y, const std::int8_t* codes,
+             const float* bounds, const std::int32_t* order, std::size_t items, const float* bias,
+             const std::int64_t* exclude_indptr, const std::int32_t* exclude, std::size_t top, std::int32_t* best,
+             float* score, std::size_t threads);
 
 }  // namespace eckart

@@ -5,10 +5,9 @@
 // random order that happens top * ln(items / top) times a query. Items are met in ascending order and only a
 // strictly better score gets in, so ties go to the lower item, for any batch and any number of threads.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "dense.h"
+#include "kept.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -16,34 +15,7 @@ namespace eckart {
 namespace {
 
 constexpr std::size_t NR = 2 * W;
-constexpr std::size_t group = 8 * MR;         // queries of a task: a panel set in L2 serves all of them
-constexpr std::size_t l2_bytes = 256 * 1024;  // item panels kept in the second-level cache at a time
-
-// A kept item; the heap's top is the worst: lowest score, and among equals the highest item.
-struct Kept {
-    float score;
-    std::int32_t item;
-    bool operator<(const Kept& other) const {
-        return score > other.score || (score == other.score && item < other.item);
-    }
-};
-
-struct Query {
-    std::vector<Kept> heap;
-    float worst = -std::numeric_limits<float>::infinity();  // a score must exceed this to be kept
-    const std::int32_t *excluded = nullptr, *excluded_end = nullptr;
-
-    void offer(float score, std::int32_t item, std::size_t top) {
-        if (std::binary_search(excluded, excluded_end, item)) return;
-        if (heap.size() == top) {
-            std::pop_heap(heap.begin(), heap.end());
-            heap.pop_back();
-        }
-        heap.push_back({score, item});
-        std::push_heap(heap.begin(), heap.end());
-        if (heap.size() == top) worst = heap.front().score;
-    }
-};
+constexpr std::size_t group = 8 * MR;  // queries of a task: a panel in the first-level cache serves them all
 
 }  // namespace
 
@@ -62,7 +34,6 @@ void top_k(const float* Q, std::size_t queries, std::size_t k, const float* pack
            const float* bias, const std::int64_t* exclude_indptr, const std::int32_t* exclude, std::size_t top,
            std::int32_t* best, float* score, std::size_t threads) {
     const std::size_t tasks = (queries + group - 1) / group, panels = (items + NR - 1) / NR;
-    const std::size_t stride = std::max<std::size_t>(1, l2_bytes / (k * NR * sizeof(float)));
     threads = std::max<std::size_t>(1, std::min(threads, tasks));
     struct Scratch {
         std::vector<Query> query;
@@ -79,51 +50,37 @@ void top_k(const float* Q, std::size_t queries, std::size_t k, const float* pack
         auto& [query, q_packed] = scratch[worker];
         std::fill(q_packed.begin(), q_packed.end(), 0.f);
         for (std::size_t q = 0; q < here; ++q) {
-            query[q].heap.clear();
-            query[q].worst = -std::numeric_limits<float>::infinity();
-            query[q].excluded = exclude + exclude_indptr[first + q];
-            query[q].excluded_end = exclude + exclude_indptr[first + q + 1];
+            query[q].begin(exclude + exclude_indptr[first + q], exclude + exclude_indptr[first + q + 1]);
             for (std::size_t f = 0; f < k; ++f) q_packed[(q / MR * k + f) * MR + q % MR] = Q[(first + q) * k + f];
         }
-        for (std::size_t from = 0; from < panels; from += stride) {
-            const std::size_t to = std::min(panels, from + stride);
+        for (std::size_t panel = 0; panel < panels; ++panel) {
+            vec shift[2] = {};
+            std::uint32_t there[2];  // lanes that are items
+            for (std::size_t v = 0; v < 2; ++v) {
+                const std::size_t item = panel * NR + v * W, lanes = item < items ? std::min(W, items - item) : 0;
+                for (std::size_t j = 0; j < lanes; ++j) shift[v][j] = bias[item + j];
+                there[v] = (1u << lanes) - 1;
+            }
             for (std::size_t q0 = 0; q0 < here; q0 += MR) {
+                vec acc[MR][2];
+                tile<2>(&q_packed[q0 * k], MR, packed + panel * k * NR, NR, k, acc);
                 const std::size_t rows = std::min(MR, here - q0);
-                for (std::size_t panel = from; panel < to; ++panel) {
-                    vec acc[MR][2];
-                    tile<2>(&q_packed[q0 * k], MR, packed + panel * k * NR, NR, k, acc);
+                for (std::size_t q = 0; q < rows; ++q) {
+                    Query& one = query[q0 + q];
                     for (std::size_t v = 0; v < 2; ++v) {
-                        const std::size_t item = panel * NR + v * W;
-                        if (item >= items) break;
-                        const std::size_t lanes = std::min(W, items - item);
-                        vec shift{};
-                        if (lanes == W)
-                            shift = load(bias + item);
-                        else
-                            for (std::size_t j = 0; j < lanes; ++j) shift[j] = bias[item + j];
-                        for (std::size_t q = 0; q < rows; ++q) {
-                            Query& one = query[q0 + q];
-                            const vec s = acc[q][v] + shift;
-                            std::uint32_t mask = greater(s, broadcast(one.worst));
-                            if (lanes < W) mask &= (1u << lanes) - 1;
-                            for (; mask; mask &= mask - 1) {
-                                const auto j = static_cast<std::size_t>(__builtin_ctz(mask));
-                                if (s[j] > one.worst) one.offer(s[j], static_cast<std::int32_t>(item + j), top);
-                            }
+                        const vec s = acc[q][v] + shift[v];
+                        std::uint32_t mask = greater(s, broadcast(one.worst)) & there[v];
+                        for (; mask; mask &= mask - 1) {
+                            const auto j = static_cast<std::size_t>(__builtin_ctz(mask));
+                            const auto found = static_cast<std::int32_t>(panel * NR + v * W + j);
+                            if (s[j] > one.worst && !one.excludes(found)) one.keep(s[j], found, top);
                         }
                     }
                 }
             }
         }
-        for (std::size_t q = 0; q < here; ++q) {
-            auto& heap = query[q].heap;
-            std::sort(heap.begin(), heap.end());
-            for (std::size_t j = 0; j < top; ++j) {
-                const bool there = j < heap.size();
-                best[(first + q) * top + j] = there ? heap[j].item : -1;
-                score[(first + q) * top + j] = there ? heap[j].score : -std::numeric_limits<float>::infinity();
-            }
-        }
+        for (std::size_t q = 0; q < here; ++q)
+            write_best(query[q].heap, top, best + (first + q) * top, score + (first + q) * top);
     });
 }
 

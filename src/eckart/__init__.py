@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eckart.data.synthetic import synthetic
     from eckart.data.vocabulary import Vocabulary
     from eckart.recommend.als import ALS
+    from eckart.recommend.ann import build_ann, load_ann
     from eckart.recommend.evaluate import evaluate
     from eckart.recommend.files import load
     from eckart.recommend.implicit import ImplicitALS
@@ -34,9 +35,11 @@ _HOME = {
     "Recommender": "recommend.recommender",
     "SVD": "recommend.svd",
     "Vocabulary": "data.vocabulary",
+    "build_ann": "recommend.ann",
     "evaluate": "recommend.evaluate",
     "kernel_info": "core.kernels",
     "load": "recommend.files",
+    "load_ann": "recommend.ann",
     "read": "data.read",
     "split": "data.split",
     "synthetic": "data.synthetic",
@@ -50,9 +53,11 @@ __all__ = [
     "Interactions",
     "Recommender",
     "Vocabulary",
+    "build_ann",
     "evaluate",
     "kernel_info",
     "load",
+    "load_ann",
     "read",
     "split",
     "synthetic",

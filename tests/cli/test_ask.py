@@ -56,6 +56,21 @@ def test_recommend_finds_integer_ids_and_gives_the_librarys_list(eckart, folder)
     assert [int(line.split("\t")[2]) for line in lines[1:]] == [row["item"] for row in told]
 
 
+def test_only_some_items_compete_and_some_do_not(eckart, folder, tmp_path):
+    model = ek.load(folder / "model")
+    items = model.items.ids[:12].tolist()
+    (tmp_path / "stock.txt").write_text("\ufeff" + "\n".join(map(str, items[1:])) + "\n\n", "utf-8")
+    told = eckart("recommend", folder / "model", 3, "--only", f"@{tmp_path / 'stock.txt'}", "--only", items[0],
+                  "--exclude", items[4], "--exclude", "999999", "--json").json()  # fmt: skip
+    assert told["recommendations"] == model.recommend(3, items=items, exclude=items[4]).to_pylist()
+    assert len(told["recommendations"]) > 0
+    for wrong, said in (("999999", "item 999999 is not in the model"), (f"@{tmp_path / 'none'}", "No such file")):
+        answer = eckart("recommend", folder / "model", 3, "--only", wrong)
+        assert answer.status == 1
+        assert said in answer.err
+        assert answer.err.count("\n") == 1
+
+
 def test_a_user_nobody_knows_is_cold_and_said_so(eckart, folder):
     answer = eckart("recommend", folder / "model", "zoe", 3, "-k", 2, "--explain", "--json")
     rows = answer.json()["recommendations"]

@@ -177,13 +177,108 @@ def test_top_k_equals_its_twin(isa, k, items, queries, top, levels, seed):
     indptr = np.concatenate([[0], np.cumsum([len(e) for e in excluded])]).astype(np.int64)
     indices = np.concatenate([np.empty(0), *excluded]).astype(np.int32)
     kernels = load_kernels(isa)
-    best, score = kernels.top_k(Q, kernels.pack_items(Y), bias, indptr, indices, top, 2)
+    # Some items are banned by a bias of -inf, and lie in any order in the codes.
+    order = rng.permutation(items).astype(np.int32)
+    codes, bounds, sound = kernels.pack_codes(Y, bias, order, 2)
+    assert sound
+    bias[rng.random(items) < 0.2] = -np.inf
     scores = Q.astype(np.float64) @ Y.T + bias
     want = twin.top_k(scores, [set(e.tolist()) for e in excluded], top)
-    np.testing.assert_array_equal(best, want)
-    for q in range(queries):
-        np.testing.assert_array_equal(score[q][want[q] >= 0], scores[q][want[q][want[q] >= 0]])
-        assert np.all(score[q][want[q] < 0] == -np.inf)
+    for best, score in (
+        kernels.top_k(Q, kernels.pack_items(Y), bias, indptr, indices, top, 2),
+        kernels.top_one(Q, Y, codes, bounds, order, bias, indptr, indices, top, 2),
+    ):
+        np.testing.assert_array_equal(best, want)
+        for q in range(queries):
+            np.testing.assert_array_equal(score[q][want[q] >= 0], scores[q][want[q][want[q] >= 0]])
+            assert np.all(score[q][want[q] < 0] == -np.inf)
+
+
+@EVERY_ISA
+@settings(max_examples=100, deadline=None)
+@given(
+    k=RANKS,
+    items=st.sampled_from([1, 17, 64, 65, 700]),
+    spread=st.sampled_from([0.0, 1.0, 8.0]),
+    size=st.sampled_from([1e-30, 1e-3, 1.0, 1e12]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_one_query_and_a_batch_give_the_same_bits(isa, k, items, spread, size, seed):
+    """Also where scores nearly cancel, differ by one rounding, or come from norms of every size."""
+    rng = np.random.default_rng(seed)
+    kernels = load_kernels(isa)
+    Y = size * np.exp(spread * rng.standard_normal((items, 1))) * rng.standard_normal((items, k))
+    Y[rng.random((items, k)) < 0.2] = 0
+    Y = Y.astype(np.float32)
+    Y[rng.integers(0, items, items // 3)] = Y[rng.integers(0, items, items // 3)]  # ties
+    Q = np.concatenate([Y[rng.integers(0, items, 2)], rng.standard_normal((7, k)), np.zeros((1, k))]).astype(np.float32)
+    bias = (size * rng.integers(-1, 2, items)).astype(np.float32)
+    norms = np.linalg.norm(Y.astype(np.float64), axis=1)
+    order = np.argsort(-norms).astype(np.int32)
+    codes, bounds, sound = kernels.pack_codes(Y, bias, order)
+    assert sound == bool(norms.max() < 1e15)
+    if not sound or np.abs(Q).max() > 1e12:
+        return
+    none = np.zeros(len(Q) + 1, np.int64), np.zeros(0, np.int32)
+    batch = kernels.top_k(Q, kernels.pack_items(Y), bias, *none, 5, 1)
+    for threads in (1, 3):
+        one = kernels.top_one(Q, Y, codes, bounds, order, bias, *none, 5, threads)
+        assert [x.tobytes() for x in one] == [x.tobytes() for x in batch]
+
+
+@EVERY_ISA
+def test_a_query_split_over_threads_gives_the_same_bits(isa):
+    rng = np.random.default_rng(0)
+    kernels = load_kernels(isa)
+    items, k = 100_000, 64  # 6.4 MB of codes: three parts of one query
+    Y = rng.integers(-1, 2, (items, k)).astype(np.float32)
+    Y[50_000:] = Y[:50_000]  # every score twice: ties lie in different parts
+    Q, bias = Y[[7]].copy(), np.zeros(items, np.float32)
+    order = rng.permutation(items).astype(np.int32)
+    codes = *kernels.pack_codes(Y, bias, order, 2)[:2], order
+    none = np.zeros(2, np.int64), np.zeros(0, np.int32)
+    want = np.argsort(-(Y @ Q[0]), kind="stable")[:40]
+    for threads in (1, 2, 3, 8):
+        best, score = kernels.top_one(Q, Y, *codes, bias, *none, 40, threads)
+        np.testing.assert_array_equal(best[0], want)
+        np.testing.assert_array_equal(score[0], Y[want] @ Q[0])
+
+
+@EVERY_ISA
+def test_codes_are_not_used_where_their_bounds_would_not_hold(isa):
+    kernels = load_kernels(isa)
+    order, one = np.zeros(1, np.int32), np.ones((1, 3), np.float32)
+    assert kernels.pack_codes(one, np.zeros(1, np.float32), order)[2]
+    for bad in (np.nan, np.inf, -np.inf, 1e30):
+        Y = one.copy()
+        Y[0, 1] = bad
+        assert not kernels.pack_codes(Y, np.zeros(1, np.float32), order)[2]
+    for bad in (np.nan, np.inf, -np.inf):
+        assert not kernels.pack_codes(one, np.array([bad], np.float32), order)[2]
+    good = {
+        "Q": one,
+        "Y": one,
+        "codes": np.zeros((3, kernels.code_width), np.int8),
+        "bounds": np.zeros((4, kernels.code_width), np.float32),
+        "order": order,
+        "bias": np.zeros(1, np.float32),
+        "exclude_indptr": np.zeros(2, np.int64),
+        "exclude": np.zeros(0, np.int32),
+        "top": 1,
+    }
+    kernels.top_one(**good)
+    for name, bad in (
+        ("Y", np.ones((2, 3), np.float32)),
+        ("codes", np.zeros((2, kernels.code_width), np.int8)),
+        ("bounds", np.zeros((3, kernels.code_width), np.float32)),
+        ("order", np.ones(1, np.int32)),
+        ("order", -np.ones(1, np.int32)),
+        ("order", np.zeros(2, np.int32)),
+        ("exclude", np.ones(1, np.int32)),
+        ("top", 0),
+    ):
+        with pytest.raises(ValueError):
+            kernels.top_one(**{**good, name: bad})
 
 
 @EVERY_ISA

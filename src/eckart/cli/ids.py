@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from eckart.data.vocabulary import Vocabulary
     from eckart.recommend.recommender import Recommender
 
-__all__ = ["as_in_model", "typed"]
+__all__ = ["as_in_model", "listed", "typed"]
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 
@@ -21,6 +22,31 @@ def typed(texts: Sequence[str], vocabulary: Vocabulary) -> list[int | str]:
     if vocabulary.is_text:
         return list(texts)
     return [int(text) if _INTEGER.fullmatch(text) else text for text in texts]
+
+
+def listed(given: Sequence[str] | None, vocabulary: Vocabulary) -> list[int | str] | None:
+    """Ids of repeated options, each an id or '@FILE' with one id a line (an id that is so called comes first).
+
+    Raises
+    ------
+    ValueError
+        The file is not UTF-8.
+    OSError
+        It cannot be read.
+    """
+    if given is None:
+        return None
+    texts: list[str] = []
+    for one in given:
+        if not one.startswith("@") or one in vocabulary:
+            texts.append(one)
+            continue
+        try:
+            lines = Path(one[1:]).read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{one[1:]}: is not UTF-8 text, expected one item id a line") from None
+        texts += [line.strip() for line in lines if line.strip()]
+    return typed(texts, vocabulary)
 
 
 def as_in_model(test: Interactions, model: Recommender, users_known: bool) -> Interactions:

@@ -29,6 +29,14 @@ def recommend(
         list[str] | None,
         typer.Option(metavar="ITEM=RATING", help="what someone new has rated, once for each item; instead of USER"),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ITEM|@FILE", help="recommend only this item, or those in a file, one a line; repeatable"),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ITEM|@FILE", help="leave this item out, or those in a file, one a line; repeatable"),
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="say which of the user's own entries carry each score")
     ] = False,
@@ -37,7 +45,7 @@ def recommend(
     """Recommend items to users of the model, or to someone new.
 
     What a user has rated is left out. A user the model does not know gets the list for everyone (status
-    "cold"). An id that begins with a dash goes after "--".
+    "cold"). With --only other items do not compete. An id that begins with a dash goes after "--".
     """
     if bool(users) == bool(history):
         raise typer.BadParameter("give either USER, or --history ITEM=RATING for someone new")
@@ -49,7 +57,8 @@ def recommend(
         served, asked = _with_newcomer(fitted, history), [_NEWCOMER]
     else:
         served, asked = fitted, ids.typed(users or [], fitted.users)
-    rows = served.recommend(asked, k).to_pylist()
+    wanted, unwanted = ids.listed(only, fitted.items), ids.listed(exclude, fitted.items)
+    rows = served.recommend(asked, k, items=wanted, exclude=unwanted).to_pylist()
     for row in rows:  # one unknown user who is text makes text of the whole column
         row["user"] = ids.typed([str(row["user"])], served.users)[0]
     for one in dict.fromkeys(row["user"] for row in rows if row["status"] == "cold"):

@@ -56,6 +56,9 @@ class Vocabulary:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a Vocabulary is immutable")
 
+    def __reduce__(self) -> tuple[type[Vocabulary], tuple[np.ndarray]]:
+        return Vocabulary, (self.ids,)  # copies are made by the constructor: nothing else may set `ids`
+
     @classmethod
     def of(cls, ids: Any) -> Vocabulary:
         """Build from ids in any order, with repeats."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -27,8 +27,11 @@ from scipy.sparse import csr_array
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
+from eckart.recommend.catalogue import Catalogue, entries_of, no_entries, row_list
+from eckart.recommend.explain import Explanation, explanation_of
 from eckart.recommend.ids import at_least_one, id_column, known_rows, newcomer, several
 from eckart.recommend.solver import ItemSide, Solver, popularity_of
+from eckart.recommend.table import recommendation_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,14 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Recommender"]
 
 Id = int | str
-
-
-class Explanation(NamedTuple):
-    """Why an item scores what it does for a user: score = baseline + sum of the contributions."""
-
-    score: float
-    baseline: float  # what a user without a history would be told
-    reasons: pa.Table  # item, value (what the user gave it), contribution; the largest first
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,7 +118,15 @@ class Recommender:
         threads = resolve_threads(self.solver.threads)
         return kernels.pair_scores(self.W, side.H, self.user_bias, side.bias, side.mean, rows, columns, threads)
 
-    def top_k(self, user_rows: np.ndarray, k: int, exclude_seen: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    def top_k(
+        self,
+        user_rows: np.ndarray,
+        k: int,
+        exclude_seen: bool = True,
+        *,
+        allow: np.ndarray | None = None,
+        exclude: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Best `k` items of each user row: the array form of `recommend`.
 
         Parameters
@@ -133,6 +136,10 @@ class Recommender:
         k : int >= 1
         exclude_seen : bool
             Leave out what the user's row was solved from.
+        allow : array_like of int, optional
+            Item rows that alone compete, in any order. A short list costs in proportion to its length.
+        exclude : array_like of int, optional
+            Item rows left out for every user.
 
         Returns
         -------
@@ -143,26 +150,22 @@ class Recommender:
         """
         rows = np.asarray(user_rows, dtype=np.int64)
         k = at_least_one(k)
-        kept = min(k, max(len(self.items), 1))
+        allowed, banned = row_list(allow, len(self.items)), row_list(exclude, len(self.items))
+        kept = min(k, max(len(self.items) if allowed is None else len(allowed), 1))
         items = np.full((len(rows), k), -1, dtype=np.int32)
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
         cold = self._is_cold(rows)
         if cold.any():
-            best = np.argsort(-self._cold_scores, kind="stable")[:kept]
+            best = self._cold_order if allowed is None else allowed[_descending(self._cold_scores[allowed])]
+            best = best[: kept + (0 if banned is None else len(banned))]
+            best = (best if banned is None else best[~np.isin(best, banned)])[:kept]
             items[cold, : len(best)] = best
             scores[cold, : len(best)] = self._cold_scores[best]
         known = rows[~cold]
         if len(known):
-            seen = self.seen[known] if exclude_seen else csr_array((len(known), len(self.items)), dtype=np.float32)
-            best, score = kernels.top_k(
-                self.W[known],
-                self._packed,
-                self.item_side.bias,
-                seen.indptr.astype(np.int64),
-                seen.indices.astype(np.int32),
-                kept,
-                resolve_threads(self.solver.threads),
-            )
+            seen = entries_of(self.seen, known) if exclude_seen else no_entries(len(known))
+            threads = resolve_threads(self.solver.threads)
+            best, score = self._catalogue.best(self.W[known], kept, seen, threads, allowed=allowed, banned=banned)
             score += (self.user_bias[known] + np.float32(self.item_side.mean))[:, None]
             items[~cold, :kept], scores[~cold, :kept] = best, score
         return items, scores
@@ -174,6 +177,8 @@ class Recommender:
         *,
         history: Mapping[Any, float] | Iterable[Any] | None = None,
         exclude_seen: bool = True,
+        items: Any = None,
+        exclude: Any = None,
     ) -> pa.Table:
         """Recommend the best `k` items for each user, or for someone new with a `history`.
 
@@ -188,6 +193,10 @@ class Recommender:
             Ratings of one new person, folded in by closed form. A solver of ratings needs the mapping.
         exclude_seen : bool
             Leave out the items in the user's history.
+        items : id or sequence of ids, optional
+            Only these items compete: what is in stock, what came out this year.
+        exclude : id or sequence of ids, optional
+            Left out for every user, besides what is seen. An id the model does not know is left out anyway.
 
         Returns
         -------
@@ -198,7 +207,7 @@ class Recommender:
         Raises
         ------
         ValueError
-            An item of the history is unknown, both `users` and `history` given, k < 1.
+            An item of the history or of `items` is unknown, both `users` and `history` given, k < 1.
 
         Examples
         --------
@@ -209,16 +218,30 @@ class Recommender:
         ['user', 'item', 'score', 'rank', 'status']
         >>> model.recommend(history={3: 5.0}, k=2)["status"].to_pylist()
         ['warm', 'warm']
+        >>> sorted(model.recommend([7], items=[3, 4, 5], exclude_seen=False)["item"].to_pylist())
+        [3, 4, 5]
         """
+        allow = None if items is None else known_rows(self.items, several(items))
+        left_out = None if exclude is None else self.items.rows(several(exclude))
+        if left_out is not None:
+            left_out = left_out[left_out >= 0]
+
+        def table(model: Recommender, rows: np.ndarray, asked: Sequence[Any] | np.ndarray | None) -> pa.Table:
+            best, score = model.top_k(
+                rows, min(at_least_one(k), max(len(model.items), 1)), exclude_seen, allow=allow, exclude=left_out
+            )
+            return recommendation_table(best, score, model._status(rows), model.users, model.items, asked)
+
         if history is not None:
             if users is not None:
                 raise ValueError("got users and a history: give one of them")
             folded = self.fold_in(newcomer(history, self.items, self.predicts_ratings))
-            return folded._table(np.zeros(1, np.int64), None, k, exclude_seen)
+            return table(folded, np.zeros(1, np.int64), None)
         if users is None:
-            return self._table(np.arange(len(self.users)), list(self.users.ids.tolist()), k, exclude_seen)
+            ids = self.users.ids
+            return table(self, np.arange(len(self.users)), ids.tolist() if self.users.is_text else ids)
         ids = several(users)
-        return self._table(self.users.rows(ids), list(ids), k, exclude_seen)
+        return table(self, self.users.rows(ids), list(ids))
 
     def similar(self, items: Any, k: int = 10) -> pa.Table:
         """Items whose factors point the same way, by cosine: h_i . h_j / (|h_i| |h_j|).
@@ -243,16 +266,9 @@ class Recommender:
         ids = several(items)
         rows = known_rows(self.items, ids)
         k = at_least_one(k)
-        unit, packed = self._unit_items
-        best, score = kernels.top_k(
-            unit[rows],
-            packed,
-            np.zeros(len(unit), np.float32),
-            np.arange(len(rows) + 1, dtype=np.int64),
-            rows.astype(np.int32),
-            min(k, len(unit)),
-            resolve_threads(self.solver.threads),
-        )
+        unit = self._unit_items
+        itself = np.arange(len(rows) + 1, dtype=np.int64), rows.astype(np.int32)
+        best, score = unit.best(unit.H[rows], min(k, len(unit)), itself, resolve_threads(self.solver.threads))
         query, place = np.nonzero(best >= 0)
         return pa.table(
             {
@@ -287,7 +303,7 @@ class Recommender:
         seen, _ = interactions.aligned(interactions.users, self.items)
         W, bias = self.solver.solve_users(seen, self.item_side)
         folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
-        folded.__dict__["_packed"] = self._packed  # of the items alone: built once, used by both
+        folded.__dict__["_catalogue"] = self._catalogue  # of the items alone: built once, used by both
         return folded
 
     def with_all(self, data: Interactions) -> Recommender:
@@ -316,8 +332,6 @@ class Recommender:
         ValueError
             An unknown user or item.
         """
-        import pyarrow as pa
-
         row = int(self.users.rows([user])[0])
         if row < 0:
             raise ValueError(f"user {user!r} is not in the model: recommend(history=...) serves someone new")
@@ -325,15 +339,7 @@ class Recommender:
         begin, end = self.seen.indptr[row], self.seen.indptr[row + 1]
         columns, values = self.seen.indices[begin:end], self.seen.data[begin:end]
         baseline, shares = self.solver.contributions(columns, values, target, self.item_side)
-        order = np.argsort(-np.abs(shares), kind="stable")
-        reasons = pa.table(
-            {
-                "item": id_column(self.items, columns[order]),
-                "value": values[order],
-                "contribution": shares[order].astype(np.float32),
-            }
-        )
-        return Explanation(baseline + float(shares.sum()), baseline, reasons)
+        return explanation_of(columns, values, baseline, shares, self.items)
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -358,14 +364,14 @@ class Recommender:
         return f"Recommender({self.solver!r}, {n:,} users, {m:,} items, {self.seen.nnz:,} entries)"
 
     @cached_property
-    def _packed(self) -> np.ndarray:
-        return kernels.pack_items(self.H, resolve_threads(self.solver.threads))
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(self.H, self.item_side.bias, resolve_threads(self.solver.threads))
 
     @cached_property
-    def _unit_items(self) -> tuple[np.ndarray, np.ndarray]:
+    def _unit_items(self) -> Catalogue:
         norms = np.linalg.norm(self.H, axis=1, keepdims=True)
-        unit = self.H / np.where(norms > 0, norms, 1)
-        return unit, kernels.pack_items(unit, resolve_threads(self.solver.threads))
+        unit, none = self.H / np.where(norms > 0, norms, 1), np.zeros(len(self.H), np.float32)
+        return Catalogue(unit, none, resolve_threads(self.solver.threads))
 
     @cached_property
     def _cold_scores(self) -> np.ndarray:
@@ -373,33 +379,19 @@ class Recommender:
             return self.item_side.bias + np.float32(self.item_side.mean)
         return self.item_side.popularity
 
+    @cached_property
+    def _cold_order(self) -> np.ndarray:
+        return _descending(self._cold_scores)
+
     def _is_cold(self, rows: np.ndarray) -> np.ndarray:
         cold = rows < 0
         known = rows[~cold]
         cold[~cold] = self.seen.indptr[known] == self.seen.indptr[known + 1]
         return cold
 
-    def _table(self, rows: np.ndarray, ids: Sequence[Any] | None, k: int, exclude_seen: bool) -> pa.Table:
-        import pyarrow as pa
+    def _status(self, rows: np.ndarray) -> np.ndarray:
+        return np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
 
-        best, score = self.top_k(rows, min(at_least_one(k), max(len(self.items), 1)), exclude_seen)
-        query, place = np.nonzero(best >= 0)
-        status = np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
-        # An id that is not an integer of 64 bits can be asked for, too: the column is then text.
-        text = not ids if self.users.is_text else False
-        text = text or any(isinstance(x, str) or not -(2**63) <= int(x) < 2**63 for x in ids or ())
-        kind = pa.string() if text else pa.int64()
-        user = (
-            pa.nulls(len(query), kind)
-            if ids is None
-            else pa.array([str(x) if text else int(x) for x in ids], kind).take(pa.array(query))
-        )
-        return pa.table(
-            {
-                "user": user,
-                "item": id_column(self.items, best[query, place]),
-                "score": score[query, place],
-                "rank": (place + 1).astype(np.int32),
-                "status": pa.array(status[query].tolist(), pa.string()),
-            }
-        )
+
+def _descending(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")

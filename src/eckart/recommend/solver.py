@@ -12,7 +12,6 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -48,7 +47,7 @@ class ItemSide(NamedTuple):
     bias: np.ndarray  # (m,) float32
     mean: float  # of all ratings
     popularity: np.ndarray  # (m,) float32, share of the training users who have the item
-    extra: Mapping[str, np.ndarray] = MappingProxyType({})  # float32, what else the solver's equations need of them
+    extra: Mapping[str, np.ndarray] = {}  # float32, what else the solver's equations need of them
 
 
 def popularity_of(matrix: csr_array) -> np.ndarray:
