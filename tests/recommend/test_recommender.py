@@ -239,5 +239,5 @@ def test_a_matrix_out_of_order_is_refused():
 
     for columns in ([2, 1, 0], [1, 1, 2]):
         matrix = csr_array((np.ones(3, np.float32), np.array(columns, np.int32), np.array([0, 3, 3])), shape=(2, 3))
-        with pytest.raises(ValueError, match="ascending columns"):
+        with pytest.raises(ValueError, match="do not ascend"):
             ek.Interactions(matrix, Vocabulary([1, 2]), Vocabulary([1, 2, 3]))

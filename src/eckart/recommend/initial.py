@@ -8,8 +8,12 @@ practice have the same history, are told apart by row number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.sparse import csr_array
+
+from eckart.core.csr import blocks
 
 __all__ = ["initial_factors"]
 
@@ -28,8 +32,8 @@ def initial_factors(matrix: csr_array, by_item: csr_array, rank: int, seed: int)
     -------
     ndarray of shape (n, rank), float32
     """
-    item_colours = _sums(by_item, _mix(_bits(by_item.data)))
-    user_colours = _sums(matrix, _mix(item_colours[matrix.indices] + _bits(matrix.data)))
+    item_colours = _sums(by_item, lambda users, values: _mix(_bits(values)))
+    user_colours = _sums(matrix, lambda items, values: _mix(item_colours[items] + _bits(values)))
     noise = np.random.default_rng(seed).standard_normal((matrix.shape[0], rank), dtype=np.float32)
     noise *= np.float32(0.1 / np.sqrt(rank))
     factors = np.empty_like(noise)
@@ -49,7 +53,13 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _sums(matrix: csr_array, values: np.ndarray) -> np.ndarray:
-    """Sum of each row's values modulo 2^64, whatever their order."""
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
-    return total[matrix.indptr[1:]] - total[matrix.indptr[:-1]]
+def _sums(matrix: csr_array, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Sum of ``of(indices, values)`` over each row modulo 2^64, whatever their order, in blocks."""
+    up_to = np.zeros(matrix.shape[0] + 1, np.uint64)  # the sum of all rows before each
+    total = np.zeros(1, np.uint64)
+    for begin, end in blocks(matrix.nnz):
+        sums = np.cumsum(of(matrix.indices[begin:end], matrix.data[begin:end]), dtype=np.uint64) + total
+        first, last = np.searchsorted(matrix.indptr, [begin, end], side="right")
+        up_to[first:last] = sums[matrix.indptr[first:last] - (begin + 1)]
+        total = sums[-1:]
+    return np.diff(up_to)

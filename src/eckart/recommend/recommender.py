@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import take_rows
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
@@ -153,7 +154,7 @@ class Recommender:
             scores[cold, : len(best)] = self._cold_scores[best]
         known = rows[~cold]
         if len(known):
-            seen = self.seen[known] if exclude_seen else csr_array((len(known), len(self.items)), dtype=np.float32)
+            seen = take_rows(self.seen, known) if exclude_seen else csr_array((len(known), len(self.items)), dtype=np.float32)
             best, score = kernels.top_k(
                 self.W[known],
                 self._packed,

@@ -122,8 +122,8 @@ def fingerprint(solver: Solver, data: Interactions, validation: Interactions | N
         if part is None:
             continue
         for array in (
-            part.matrix.indptr.astype(np.int64),
-            part.matrix.indices.astype(np.int32),
+            part.matrix.indptr.astype(np.int64, copy=False),
+            part.matrix.indices.astype(np.int32, copy=False),
             part.matrix.data,
         ):
             digest.update(np.ascontiguousarray(array).data)
