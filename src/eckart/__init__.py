@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eckart.core.kernels import kernel_info
     from eckart.data.interactions import Interactions
+    from eckart.data.prepare import prepare
     from eckart.data.read import read
     from eckart.data.split import split
     from eckart.data.synthetic import synthetic
@@ -33,6 +34,7 @@ _HOME = {
     "evaluate": "recommend.evaluate",
     "kernel_info": "core.kernels",
     "load": "recommend.files",
+    "prepare": "data.prepare",
     "read": "data.read",
     "split": "data.split",
     "synthetic": "data.synthetic",
@@ -47,6 +49,7 @@ __all__ = [
     "evaluate",
     "kernel_info",
     "load",
+    "prepare",
     "read",
     "split",
     "synthetic",

@@ -464,7 +464,9 @@ def _read_tensors(fd: int) -> dict[str, np.ndarray]:
 
 
 def _map_tensors(fd: int) -> dict[str, np.ndarray]:
-    with safe_open(f"/dev/fd/{fd}", framework="np") as file:  # checks shapes against offsets, and those against the file
+    with safe_open(
+        f"/dev/fd/{fd}", framework="np"
+    ) as file:  # checks shapes against offsets, and those against the file
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no dict
     length = int.from_bytes(os.pread(fd, 8, 0), "little")
     if length > _HEADER_BYTES:

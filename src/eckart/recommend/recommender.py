@@ -154,7 +154,11 @@ class Recommender:
             scores[cold, : len(best)] = self._cold_scores[best]
         known = rows[~cold]
         if len(known):
-            seen = take_rows(self.seen, known) if exclude_seen else csr_array((len(known), len(self.items)), dtype=np.float32)
+            seen = (
+                take_rows(self.seen, known)
+                if exclude_seen
+                else csr_array((len(known), len(self.items)), dtype=np.float32)
+            )
             best, score = kernels.top_k(
                 self.W[known],
                 self._packed,
