@@ -66,12 +66,12 @@ def row_numbers(indptr: np.ndarray, begin: int, end: int) -> np.ndarray:
     return np.repeat(np.arange(first, last + 1, dtype=np.int32), np.diff(bounds))
 
 
-def fault_of(indptr: np.ndarray, indices: np.ndarray, columns: int) -> str | None:
+def fault_of(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, columns: int) -> str | None:
     """Say what is wrong with arrays from a stranger, in one pass; None where they are a matrix.
 
     Examples
     --------
-    >>> fault_of(np.array([0, 2]), np.array([1, 0], np.int32), 2)
+    >>> fault_of(np.array([0, 2]), np.array([1, 0], np.int32), np.ones(2), 2)
     'the columns of a row do not ascend'
     """
     if not len(indptr) or indptr[0] != 0 or indptr[-1] != len(indices) or bool(np.any(indptr[1:] < indptr[:-1])):
@@ -88,6 +88,8 @@ def fault_of(indptr: np.ndarray, indices: np.ndarray, columns: int) -> str | Non
         rises[indptr[first:after] - begin] = True  # where a row begins
         if not rises.all():
             return "the columns of a row do not ascend"
+        if not np.isfinite(values[begin:end]).all():
+            return "a value is NaN or infinity"
         last = part[-1]
     return None
 

@@ -288,8 +288,9 @@ def _save_tensors(file: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any
 
 
 def _parts(array: np.ndarray) -> Iterator[memoryview]:
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return (flat[at : at + _WRITTEN].view(np.uint8).data for at in range(0, len(flat), _WRITTEN))
+    flat = array if array.ndim == 1 else array.reshape(-1)
+    cuts = range(0, flat.shape[0], _WRITTEN)
+    return (np.ascontiguousarray(flat[at : at + _WRITTEN]).view(np.uint8).data for at in cuts)
 
 
 # ---- opening and checking --------------------------------------------------------------------------------
@@ -464,9 +465,7 @@ def _read_tensors(fd: int) -> dict[str, np.ndarray]:
 
 
 def _map_tensors(fd: int) -> dict[str, np.ndarray]:
-    with safe_open(
-        f"/dev/fd/{fd}", framework="np"
-    ) as file:  # checks shapes against offsets, and those against the file
+    with safe_open(f"/dev/fd/{fd}", framework="np") as file:  # checks shapes and offsets
         kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no dict
     length = int.from_bytes(os.pread(fd, 8, 0), "little")
     if length > _HEADER_BYTES:

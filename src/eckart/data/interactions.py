@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from eckart.core.csr import blocks, csr, fault_of, transposed
+from eckart.core.csr import csr, fault_of, transposed
 from eckart.data.vocabulary import Vocabulary
 
 __all__ = ["Interactions"]
@@ -49,10 +49,8 @@ class Interactions:
         R = self.matrix
         if R.format != "csr" or R.dtype != np.float32 or R.indices.dtype not in (np.int32, np.int64):
             raise ValueError("matrix is not CSR of float32: use Interactions.of")
-        if fault := fault_of(R.indptr, R.indices, shape[1]):
-            raise ValueError(f"matrix will not do ({fault}): use Interactions.of")
-        if not all(np.isfinite(R.data[begin:end]).all() for begin, end in blocks(R.nnz)):
-            raise ValueError("matrix holds NaN or infinity: leave such entries out")
+        if fault := fault_of(R.indptr, R.indices, R.data, shape[1]):
+            raise ValueError(f"matrix will not do: {fault}; sort its entries with Interactions.of, leave out NaN")
         if self.times is not None and self.times.shape != self.matrix.data.shape:
             raise ValueError(f"{self.times.size} times for {self.matrix.nnz} entries")
 

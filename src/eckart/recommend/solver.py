@@ -41,7 +41,7 @@ class ItemSide(NamedTuple):
 
 def popularity_of(matrix: csr_array) -> np.ndarray:
     """Share of the users (rows) who have each item, (m,) float32."""
-    n, m = matrix.shape
+    n = matrix.shape[0]
     return (column_counts(matrix) / max(n, 1)).astype(np.float32)
 
 
