@@ -6,7 +6,8 @@
 
 Users grow with the entries (6,925 a million, the shape of MovieLens-20M) and items stay 26,744; with --grow entries
 both stay, and the dearest part of a short row, its factorization, does not grow. Every fit is in a process of its
-own. `linear` is the time of an epoch against twice that of half the entries; `peak` is the highest memory of the
+own. `linear` is the time of an epoch against twice that of half the entries, `linear_by_cpu` the same of processor
+time, which a busy machine disturbs less; `peak` is the highest memory of the
 process, less what it took once everything was imported and had run once, against both orders of the entries (8 bytes
 an entry and order) and the factors. From a store the entries are mapped, and only anonymous memory is counted: file
 pages are the system's to take back.
@@ -17,6 +18,7 @@ pages are the system's to take back.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -32,7 +34,7 @@ import numpy as np
 
 import eckart as ek
 from eckart.core import store
-from eckart.core.csr import csr, row_numbers
+from eckart.core.csr import csr
 
 ITEMS, USERS_PER_MILLION = 26_744, 6_925
 SOLVERS = {"als": ek.ALS, "implicit-als": ek.ImplicitALS}
@@ -75,10 +77,11 @@ def grow(args: argparse.Namespace) -> None:
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 fits.append(json.loads(said))
                 print(said, end="", file=sys.stderr)
-    before = {(fit["entries"], fit["from"]): fit["seconds_per_epoch"] for fit in fits}
+    at = {(fit["entries"], fit["from"]): fit for fit in fits}
     for fit in fits:
-        half = before.get((fit["entries"] // 2, fit["from"]))
-        fit["linear"] = None if half is None else round(fit["seconds_per_epoch"] / (2 * half), 3)
+        half = at.get((fit["entries"] // 2, fit["from"]))
+        for name, of in (("linear", "seconds_per_epoch"), ("linear_by_cpu", "cpu_seconds_per_epoch")):
+            fit[name] = None if half is None else round(fit[of] / (2 * half[of]), 3)
     report = {"benchmark": "scale", "solver": args.solver, "rank": args.rank, "grows": args.grow, "fits": fits}
     print(json.dumps(report))
 
@@ -96,10 +99,13 @@ def one(way: str, folder: Path, args: argparse.Namespace) -> None:
         ids = [ek.Vocabulary(np.arange(n)) for n in shape]
         data = ek.Interactions(csr(*parts, shape), *ids, rated=args.solver == "als")
         del parts
-    ends = [time.perf_counter()]
-    model = solver(rank=args.rank, epochs=args.epochs).fit(data, callback=lambda _: ends.append(time.perf_counter()))
-    seconds = np.diff(ends).tolist()
-    seconds = seconds[1:] or seconds
+    ends = [(time.perf_counter(), time.process_time())]
+
+    def at_end(_: object) -> None:
+        ends.append((time.perf_counter(), time.process_time()))
+
+    model = solver(rank=args.rank, epochs=args.epochs).fit(data, callback=at_end)
+    seconds, cpu = (np.diff(column).tolist()[args.epochs > 1 :] for column in zip(*ends, strict=True))
     n, m = model.seen.shape
     orders, factors = 16 * data.nnz + 8 * (n + m + 2), 4 * (args.rank + 1) * (n + m)
     least = factors if way == "store" else orders + factors
@@ -110,6 +116,7 @@ def one(way: str, folder: Path, args: argparse.Namespace) -> None:
         "items": m,
         "entries": data.nnz,
         "epochs": [round(s, 3) for s in seconds],
+        "cpu_seconds_per_epoch": round(statistics.median(cpu), 3),
         "seconds_per_epoch": round(statistics.median(seconds), 3),
         "orders_mb": round(orders / 1e6, 1),
         "factors_mb": round(factors / 1e6, 1),
@@ -165,36 +172,44 @@ def past_2_31(args: argparse.Namespace) -> None:
     starts = items - length + 1
     i = np.arange(items)
     low, high = np.maximum(0, i - length + 1), np.minimum(starts - 1, i)
-    width = (high - low + 1).astype(np.int32)
     by_user = np.arange(users + 1, dtype=np.int64) * length
-    by_item = np.concatenate([[0], np.cumsum(width.astype(np.int64) * (users // starts))])
-    window, low = np.arange(length, dtype=np.int32), low.astype(np.int32)
+    by_item = np.concatenate([[0], np.cumsum((high - low + 1) * (users // starts))])
 
     def stars(user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        return ((user * np.int32(7) ^ item * np.int32(3)) & 7).astype(np.float32)
+        return ((user * 7 ^ item * 3) & 7).astype(np.float32)
 
-    def of_users(a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-        u = np.arange(a // length, -(-b // length), dtype=np.int32)[:, None]
-        item = (u % starts + window).ravel()[a % length :][: b - a]
-        return np.repeat(u.ravel(), length)[a % length :][: b - a], item
+    u = np.arange(8 * starts)[:, None]  # all repeats after so many users
+    of_users = [
+        x.ravel() for x in ((u % starts + np.arange(length)).astype(np.int32), stars(u, u % starts + np.arange(length)))
+    ]
 
-    def of_items(a: int, b: int) -> tuple[np.ndarray, np.ndarray]:
-        item = row_numbers(by_item, a, b)
-        turn, place = np.divmod((np.arange(a, b) - by_item[item]).astype(np.int32), width[item])
-        return turn * np.int32(starts) + low[item] + place, item
+    def from_users(which: int, a: int, b: int) -> np.ndarray:
+        tile = of_users[which]
+        first = a % len(tile)
+        return np.concatenate([tile[first : first + b - a], tile[: max(0, first + b - a - len(tile))]])
+
+    @functools.lru_cache(maxsize=1)
+    def of_item(i: int) -> list[np.ndarray]:
+        u = (starts * np.arange(users // starts)[:, None] + np.arange(low[i], high[i] + 1)).ravel()
+        return [u.astype(np.int32), stars(u, np.full_like(u, i))]
+
+    def from_items(which: int, a: int, b: int) -> np.ndarray:
+        first, last = np.searchsorted(by_item, [a, b - 1], side="right") - 1
+        parts = [of_item(i)[which][max(0, a - by_item[i]) : b - by_item[i]] for i in range(first, last + 1)]
+        return np.concatenate(parts)
 
     entries = int(by_user[-1])
     assert entries == by_item[-1] > 2**31
     tensors = {
         "by_user": {
             "indptr": by_user,
-            "indices": Made(entries, np.int32, lambda a, b: of_users(a, b)[1]),
-            "values": Made(entries, np.float32, lambda a, b: stars(*of_users(a, b))),
+            "indices": Made(entries, np.int32, functools.partial(from_users, 0)),
+            "values": Made(entries, np.float32, functools.partial(from_users, 1)),
         },
         "by_item": {
             "indptr": by_item,
-            "indices": Made(entries, np.int32, lambda a, b: of_items(a, b)[0]),
-            "values": Made(entries, np.float32, lambda a, b: stars(*of_items(a, b))),
+            "indices": Made(entries, np.int32, functools.partial(from_items, 0)),
+            "values": Made(entries, np.float32, functools.partial(from_items, 1)),
         },
     }
     folder = args.past_2_31

@@ -61,7 +61,9 @@ def row_numbers(indptr: np.ndarray, begin: int, end: int) -> np.ndarray:
     >>> row_numbers(np.array([0, 2, 2, 5]), 1, 4)
     array([0, 2, 2], dtype=int32)
     """
-    first, last = np.searchsorted(indptr, [begin, max(end - 1, begin)], side="right") - 1
+    if begin == end:
+        return np.empty(0, np.int32)
+    first, last = np.searchsorted(indptr, [begin, end - 1], side="right") - 1
     bounds = np.clip(indptr[first : last + 2], begin, end)
     return np.repeat(np.arange(first, last + 1, dtype=np.int32), np.diff(bounds))
 

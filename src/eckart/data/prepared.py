@@ -74,6 +74,6 @@ def _order(tensors: Mapping[str, Mapping[str, np.ndarray]], name: str, rows: int
     indptr = store.take_tensor(tensors, name, "indptr", (rows + 1,), np.int64)
     indices = store.take_tensor(tensors, name, "indices", (None,), np.int32)
     values = store.take_tensor(tensors, name, "values", (len(indices),), np.float32)
-    if indptr[-1] != len(indices):  # a larger one would not be cut to int32 unseen
+    if indptr[0] != 0 or indptr[-1] != len(indices) or np.any(indptr[1:] < indptr[:-1]):  # before it is cut to int32
         raise ValueError(f"{name}: its rows do not cut its entries")
     return csr(values, indices, indptr, (rows, columns))
