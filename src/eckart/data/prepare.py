@@ -121,7 +121,7 @@ def prepare(
             users.kept += np.bincount(merged[0], minlength=len(users.ids))
             items.kept += np.bincount(merged[1], minlength=len(items.ids))
             for name, column in zip(names, merged[1:], strict=False):
-                by_user[name].add(column)
+                by_user[name].add(np.asarray(column))
         sorting.empty()
 
         sorting = pile(record[:3])
@@ -153,7 +153,7 @@ class _Pile:
         self.put(self.length, entries)
 
     def put(self, at: int, entries: np.ndarray) -> None:
-        data = memoryview(np.ascontiguousarray(entries, self.kind).view(np.uint8))
+        data = np.ascontiguousarray(entries, self.kind).view(np.uint8).data
         offset = at * self.kind.itemsize
         while len(data):
             written = os.pwrite(self.fd, data, offset)
@@ -162,7 +162,7 @@ class _Pile:
 
     def read(self, begin: int, end: int) -> np.ndarray:
         entries = np.empty(end - begin, self.kind)
-        data, offset = memoryview(entries.view(np.uint8)), begin * self.kind.itemsize
+        data, offset = entries.view(np.uint8).data, begin * self.kind.itemsize
         while len(data):
             got = os.preadv(self.fd, [data], offset)
             data, offset = data[got:], offset + got
@@ -187,7 +187,7 @@ class _Side:
     kept: np.ndarray
 
     def __init__(self) -> None:
-        self.values: pa.Array | None = None
+        self.values: Any = None  # an Arrow array, once there are some
         self.counts = np.zeros(0, np.int64)
 
     def codes(self, chunks: list[pa.DictionaryArray]) -> np.ndarray:
