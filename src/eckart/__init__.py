@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eckart.core.kernels import kernel_info
     from eckart.data.interactions import Interactions
+    from eckart.data.prepare import prepare
     from eckart.data.read import read
     from eckart.data.split import split
     from eckart.data.synthetic import synthetic
@@ -40,6 +41,7 @@ _HOME = {
     "kernel_info": "core.kernels",
     "load": "recommend.files",
     "load_ann": "recommend.ann",
+    "prepare": "data.prepare",
     "read": "data.read",
     "split": "data.split",
     "synthetic": "data.synthetic",
@@ -58,6 +60,7 @@ __all__ = [
     "kernel_info",
     "load",
     "load_ann",
+    "prepare",
     "read",
     "split",
     "synthetic",

@@ -138,6 +138,18 @@ def test_the_bits_do_not_depend_on_the_threads(solver, data, threads):
 
 
 @every_solver
+@given(data=ratings())
+@settings(max_examples=10, deadline=None)
+def test_prepared_data_give_the_same_bits(solver, data, tmp_path_factory):
+    store = tmp_path_factory.mktemp("stores") / "store"
+    ek.prepare(data, store)
+    one, other = solver.fit(data), solver.fit(ek.read(store))
+    assert one.W.tobytes() == other.W.tobytes()
+    assert one.H.tobytes() == other.H.tobytes()
+    assert one.history == other.history
+
+
+@every_solver
 @few
 @given(data=ratings(), k=st.integers(1, 12), exclude_seen=st.booleans())
 def test_a_batch_equals_its_users_one_by_one(solver, data, k, exclude_seen):

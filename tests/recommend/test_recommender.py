@@ -162,11 +162,11 @@ def test_a_model_that_says_otherwise_than_its_arrays_is_refused(model, tmp_path)
     refused("W", factors={"W": W[:-1].copy()})
     refused("W", factors={"W": W.astype(np.float64)})
     refused("W", factors={"W": np.full_like(W, np.nan)})
-    refused("out of order or bounds", seen={"indices": indices + 1})
-    refused("out of order or bounds", seen={"indices": -indices})
-    refused("out of order or bounds", seen={"indices": indices[::-1].copy()})
-    refused("out of order or bounds", seen={"indptr": indptr[::-1].copy()})
-    refused("out of order or bounds", seen={"indptr": indptr * 2})
+    refused("seen.safetensors is damaged", seen={"indices": indices + 1})
+    refused("seen.safetensors is damaged", seen={"indices": -indices})
+    refused("seen.safetensors is damaged", seen={"indices": indices[::-1].copy()})
+    refused("seen.safetensors is damaged", seen={"indptr": indptr[::-1].copy()})
+    refused("seen.safetensors is damaged", seen={"indptr": indptr * 2})
     refused("unique and ascending", ids={**ids, "users": ids["users"][::-1].copy()})
     refused("no solver is called 'os'", config={**config, "solver": "os"})
     refused("no setting 'shell'", config={**config, "hyperparameters": {"shell": 1}})
@@ -239,5 +239,5 @@ def test_a_matrix_out_of_order_is_refused():
 
     for columns in ([2, 1, 0], [1, 1, 2]):
         matrix = csr_array((np.ones(3, np.float32), np.array(columns, np.int32), np.array([0, 3, 3])), shape=(2, 3))
-        with pytest.raises(ValueError, match="ascending columns"):
+        with pytest.raises(ValueError, match="do not ascend"):
             ek.Interactions(matrix, Vocabulary([1, 2]), Vocabulary([1, 2, 3]))

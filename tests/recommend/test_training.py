@@ -42,7 +42,7 @@ def test_a_killed_run_resumed_gives_the_same_bits(solver, killed_after, validate
     assert resumed.W.tobytes() == whole.W.tobytes()
     assert resumed.H.tobytes() == whole.H.tobytes()
     assert resumed.history == whole.history
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("epoch-*"))) == 1
 
 
 @every_solver
@@ -141,3 +141,13 @@ def test_validation_data_of_strangers_are_refused(solver, parts):
     strangers = ek.read({"user": ["x", "y"], "item": ["a", "b"], "rating": [1.0, 2.0]})
     with pytest.raises(ValueError, match="no validation entry has a user and an item"):
         solver.fit(parts[0], strangers)
+
+
+@every_solver
+def test_two_runs_do_not_share_a_checkpoint(solver, parts, tmp_path):
+    def another(_):
+        with pytest.raises(ValueError, match="is in use by another run: wait for it, or choose another directory"):
+            solver.fit(parts[0], checkpoint=tmp_path, resume=True)
+
+    solver.fit(parts[0], checkpoint=tmp_path, callback=another)
+    solver.fit(parts[0], checkpoint=tmp_path, resume=True)

@@ -23,7 +23,7 @@ _OWN = "[default: the solver's, see eckart info]"
 
 
 def fit(
-    path: Annotated[str, typer.Argument(metavar="RATINGS", help="CSV, TSV, '::' or Parquet file")],
+    path: Annotated[str, typer.Argument(metavar="RATINGS", help="CSV, TSV, '::' or Parquet file, or a prepared store")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="directory to write")],
     solver: Annotated[
         str | None,

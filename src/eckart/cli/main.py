@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import demo, evaluate, fit, info, recommend
+from eckart.cli import demo, evaluate, fit, info, prepare, recommend
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("fit")(fit.fit)
+app.command("prepare")(prepare.prepare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
 app.command("similar")(recommend.similar)

@@ -19,6 +19,7 @@ __all__ = [
     "RatingColumn",
     "TimeColumn",
     "UserColumn",
+    "column",
     "read",
 ]
 
@@ -50,15 +51,16 @@ def read(
     with terminal.waiting(f"reading {path}"):
         return eckart.read(
             path,
-            user=_column(user),
-            item=_column(item),
-            rating=_column(rating),
-            timestamp=_column(timestamp),
+            user=column(user),
+            item=column(item),
+            rating=column(rating),
+            timestamp=column(timestamp),
             duplicates=duplicates,
             bad_lines=bad_lines,
             delimiter=delimiter,
         )
 
 
-def _column(text: str | None) -> str | int | None:
+def column(text: str | None) -> str | int | None:
+    """Take what a column option says: a position where it is a number, else a name."""
     return int(text) if text is not None and text.isascii() and text.isdecimal() else text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eckart.recommend.evaluate import Report
 
-__all__ = ["epochs_bar", "note", "print_json", "print_table", "report_rows", "safe", "waiting"]
+__all__ = ["entries_bar", "epochs_bar", "note", "print_json", "print_table", "report_rows", "safe", "waiting"]
 
 
 def safe(text: object) -> str:
@@ -109,6 +109,32 @@ def epochs_bar(epochs: int, label: str) -> Iterator[Callable[[dict[str, Any]], N
         def show(record: dict[str, Any]) -> None:
             numbers = "  ".join(f"{k.replace('_', ' ')} {v:,.5g}" for k, v in record.items() if k != "epoch")
             progress.update(task, completed=record["epoch"], numbers=numbers)
+
+        yield show
+
+
+@contextmanager
+def entries_bar(label: str) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar on stderr that moves with the entries of each stage, if that is a terminal.
+
+    Yields
+    ------
+    callable
+        The ``progress`` of `eckart.prepare`.
+    """
+    if not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(safe(label), total=None)
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            many = f"  {done:,} entries" if total is None and done else ""
+            progress.update(task, description=f"{stage}{many}", completed=done, total=total)
 
         yield show
 

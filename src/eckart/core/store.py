@@ -10,20 +10,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import mmap
 import os
 import re
 import shutil
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
 from eckart.core.replace import backup_of, descriptor, flush, locked, scratch_of, swap, sweep
 
@@ -41,6 +41,8 @@ _TENSOR_DTYPES = {
     **{"U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64"},
 }  # not bool: NumPy does not define what a bool array holding the byte 2 does, and a file can hold that
 _IDS = ".ids"  # what the stem of an id table's file ends with
+_WRITTEN = 1 << 20  # elements at a time: of a mapped array, no more is in memory
+_HEADER_BYTES = 1 << 20  # of a file that is mapped
 
 
 def write_directory(
@@ -108,11 +110,9 @@ def write_directory(
         ):
             file = scratch / f"{stem}.safetensors"
             try:
-                save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, file)
-            except SafetensorError as error:  # a full disk, for one
+                document["files"][file.name] = _save_tensors(file, arrays)
+            except OSError as error:  # a full disk, for one
                 raise OSError(f"{file}: cannot be written: {error}") from None
-            file.chmod(scratch.stat().st_mode & 0o666)  # safetensors lets only the owner read
-            document["files"][file.name] = _entry(file)
         document["crc32"] = _crc32(_canonical(document))
         (scratch / _CONFIG).write_text(json.dumps(document, sort_keys=True, indent=2) + "\n", "ascii")
         for name in (*document["files"], _CONFIG, "."):
@@ -123,7 +123,7 @@ def write_directory(
 
 
 def read_directory(
-    path: str | os.PathLike[str], kind: str
+    path: str | os.PathLike[str], kind: str, mapped: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
     """Read and check a model directory; safe on files from strangers and beside a writer that replaces it.
 
@@ -133,6 +133,9 @@ def read_directory(
         What was given to `write_directory`.
     kind : str
         The kind that is expected there.
+    mapped : collection of file stem
+        Files whose arrays are left on disk: read-only, and paged in where they are touched. They must not be
+        cut or changed in place while they are in use; `write_directory` does not.
 
     Returns
     -------
@@ -166,7 +169,7 @@ def read_directory(
                     raise ValueError(f"it has {os.fstat(fd).st_size} bytes, {_CONFIG} says {claimed['bytes']}")
                 if _crc32(fd) != claimed["crc32"]:
                     raise ValueError("its checksum is wrong")
-                arrays = _read_tensors(fd)
+                arrays = _map_tensors(fd) if stem in mapped else _read_tensors(fd)
                 if stem.endswith(_IDS):
                     ids[stem.removesuffix(_IDS)] = _unpack(arrays)
                 else:
@@ -262,10 +265,32 @@ def _refuse_others(target: Path, kind: str) -> None:
         raise FileExistsError(f"{target} also holds {other!r}, which is not the model's: {advice}")
 
 
-def _entry(file: Path) -> dict[str, Any]:
-    """What config.json says about a file."""
-    with descriptor(file) as fd:
-        return {"bytes": os.fstat(fd).st_size, "crc32": _crc32(fd)}
+def _save_tensors(file: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Write a safetensors file block by block, and give what config.json says about it.
+
+    The library's own writer wants the bytes of all arrays in memory at once. The widest elements come first and the
+    data begin at a multiple of 64 bytes, so that every array can be mapped where it lies.
+    """
+    header: dict[str, Any] = {}
+    codes = {dtype: code for code, dtype in _TENSOR_DTYPES.items()}
+    order, end = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name)), 0
+    for name in order:
+        array, begin, end = arrays[name], end, end + arrays[name].nbytes
+        header[name] = {"dtype": codes[str(array.dtype)], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    total = crc = 0
+    with file.open("wb") as out:
+        for part in itertools.chain([len(text).to_bytes(8, "little"), text], *(_parts(arrays[n]) for n in order)):
+            crc = zlib.crc32(part, crc)
+            total += out.write(part)
+    return {"bytes": total, "crc32": f"{crc:08x}"}
+
+
+def _parts(array: np.ndarray) -> Iterator[memoryview]:
+    flat = array if array.ndim == 1 else array.reshape(-1)
+    cuts = range(0, flat.shape[0], _WRITTEN)
+    return (np.ascontiguousarray(flat[at : at + _WRITTEN]).view(np.uint8).data for at in cuts)
 
 
 # ---- opening and checking --------------------------------------------------------------------------------
@@ -437,6 +462,25 @@ def _read_tensors(fd: int) -> dict[str, np.ndarray]:
             if (dtype := file.get_slice(name).get_dtype()) not in _TENSOR_DTYPES:
                 raise ValueError(f"tensor {short(name)} is {dtype}, expected {', '.join(_TENSOR_DTYPES)}")
         return {name: file.get_tensor(name) for name in names}
+
+
+def _map_tensors(fd: int) -> dict[str, np.ndarray]:
+    with safe_open(f"/dev/fd/{fd}", framework="np") as file:  # checks shapes and offsets
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no dict
+    length = int.from_bytes(os.pread(fd, 8, 0), "little")
+    if length > _HEADER_BYTES:
+        raise ValueError(f"its header has more than {_HEADER_BYTES} bytes")
+    header = _parse_json(os.pread(fd, length, 8))
+    pages = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+    arrays = {}
+    for name, kind in kinds.items():
+        if kind not in _TENSOR_DTYPES:
+            raise ValueError(f"tensor {short(name)} is {kind}, expected {', '.join(_TENSOR_DTYPES)}")
+        dtype, begin = np.dtype(_TENSOR_DTYPES[kind]), 8 + length + header[name]["data_offsets"][0]
+        if begin % dtype.itemsize:
+            raise ValueError(f"tensor {short(name)} does not lie at its alignment")
+        arrays[name] = np.ndarray(tuple(header[name]["shape"]), dtype, pages, begin)
+    return arrays
 
 
 def _pack(ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,11 +5,13 @@ Entries are put in order of the key  user row * items + item row;  those of one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from eckart.data.vocabulary import Vocabulary
 
-__all__ = ["POLICIES", "merge_duplicates"]
+__all__ = ["POLICIES", "count_repeats", "merge_duplicates"]
 
 POLICIES = ("last", "mean", "sum", "error")
 
@@ -22,6 +24,7 @@ def merge_duplicates(
     users: Vocabulary,
     items: Vocabulary,
     policy: str,
+    repeats_elsewhere: Callable[[], int] = int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     """Entries in order of user row, then item row, one for each pair.
 
@@ -34,6 +37,8 @@ def merge_duplicates(
     policy : {"last", "mean", "sum", "error"}
         'last' is the latest by time, the later in the source where times are equal or not known; with 'mean'
         and 'sum' (taken in float64) the time is the latest.
+    repeats_elsewhere : callable
+        Counts pairs that occur several times among entries that are not given here, for the sentence of 'error'.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def merge_duplicates(
     if policy == "error":
         at = int(first[np.argmax(counts > 1)])
         user, item = users.ids[user_rows[at]], items.ids[item_rows[at]]
-        pairs = int(np.count_nonzero(counts > 1))
+        pairs = int(np.count_nonzero(counts > 1)) + repeats_elsewhere()
         raise ValueError(
             f"user {_shown(user)} and item {_shown(item)} occur {counts[counts > 1][0]} times together "
             f"({pairs:,} such {'pair' if pairs == 1 else 'pairs'}): pass duplicates='last', 'mean' or 'sum'."
@@ -80,6 +85,12 @@ def merge_duplicates(
         raise ValueError("the ratings of a pair add up to more than float32 holds: pass duplicates='mean' or 'last'.")
     latest = None if times is None else np.maximum.reduceat(times, first)
     return user_rows[first], item_rows[first], merged, latest
+
+
+def count_repeats(user_rows: np.ndarray, item_rows: np.ndarray, items: int) -> int:
+    """Count the pairs that occur more than once."""
+    _, counts = np.unique(user_rows.astype(np.int64) * items + item_rows, return_counts=True)
+    return int(np.count_nonzero(counts > 1))
 
 
 def _latest(times: np.ndarray, first: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import pyarrow.compute
 
 from eckart.data.vocabulary import Vocabulary
 
-__all__ = ["complaint", "encode_ids", "encode_ratings", "encode_times", "join_ids"]
+__all__ = ["complaint", "encode_ids", "encode_ratings", "encode_times", "join_ids", "order_ids"]
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
@@ -111,7 +111,18 @@ def join_ids(chunks: Sequence[pa.DictionaryArray], infer: bool) -> tuple[np.ndar
     whole = pa.chunked_array(chunks).unify_dictionaries()
     codes = np.concatenate([_numbers(chunk.indices) for chunk in whole.chunks])
     values = whole.chunk(0).dictionary
-    used = np.flatnonzero(np.bincount(codes, minlength=len(values)))
+    rank, vocabulary = order_ids(values, np.flatnonzero(np.bincount(codes, minlength=len(values))), infer)
+    return rank[codes], vocabulary
+
+
+def order_ids(values: pa.Array, used: np.ndarray, infer: bool) -> tuple[np.ndarray, Vocabulary]:
+    """Vocabulary of the ids ``values[used]``, and the row number in it of each of `values` up to the last used.
+
+    Examples
+    --------
+    >>> order_ids(pa.array(["10", "x", "9"]), np.array([0, 2]), infer=True)
+    (array([1, 0, 0], dtype=int32), Vocabulary(2 ids: 9, 10))
+    """
     values = values.take(pa.array(used))
     rank = np.zeros(int(used[-1]) + 1, dtype=np.int32)  # of each code among the sorted ids
     integers = _as_integers(values) if infer or values.type != pa.string() else None
@@ -121,7 +132,7 @@ def join_ids(chunks: Sequence[pa.DictionaryArray], infer: bool) -> tuple[np.ndar
         order = pc.sort_indices(values)
         ids = np.array(values.take(order).to_pylist(), dtype=np.dtypes.StringDType())
         rank[used[_numbers(order)]] = np.arange(len(ids))
-    return rank[codes], Vocabulary(ids)
+    return rank, Vocabulary(ids)
 
 
 def encode_ratings(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -1,18 +1,20 @@
 """Observed entries of a users x items matrix, with the ids of its rows and columns.
 
-R is kept by user, in CSR: R.indices ascending in a row, R.data float32. R.indptr and R.indices are both int32
-below 2^31 entries and both int64 from there on, for SciPy fails on mixed ones. The entries of R that are not
-stored are unknown, not zero; an observed rating of 0 is stored.
+R is kept by user, in CSR: R.indices ascending in a row, int32, R.data float32; R.indptr is int64 from 2^31
+entries on (core/csr.py). The entries of R that are not stored are unknown, not zero; an observed rating of 0 is
+stored. The arrays may be mapped from disk (data/prepare.py): then nothing here makes a copy of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import csr, fault_of, transposed
 from eckart.data.vocabulary import Vocabulary
 
 __all__ = ["Interactions"]
@@ -45,10 +47,10 @@ class Interactions:
         if self.matrix.shape != shape:
             raise ValueError(f"matrix is {self.matrix.shape}, the vocabularies say {shape}")
         R = self.matrix
-        if R.format != "csr" or R.dtype != np.float32 or not R.has_canonical_format:
-            raise ValueError("matrix is not CSR of float32 with ascending columns in each row: use Interactions.of")
-        if not np.isfinite(R.data).all():
-            raise ValueError("matrix holds NaN or infinity: leave such entries out")
+        if R.format != "csr" or R.dtype != np.float32 or R.indices.dtype not in (np.int32, np.int64):
+            raise ValueError("matrix is not CSR of float32: use Interactions.of")
+        if fault := fault_of(R.indptr, R.indices, R.data, shape[1]):
+            raise ValueError(f"matrix will not do: {fault}; sort its entries with Interactions.of, leave out NaN")
         if self.times is not None and self.times.shape != self.matrix.data.shape:
             raise ValueError(f"{self.times.size} times for {self.matrix.nnz} entries")
 
@@ -69,10 +71,10 @@ class Interactions:
             order = np.argsort(key, kind="stable")
             item_rows, values = item_rows[order], values[order]
             times = None if times is None else times[order]
-        index = np.int32 if len(key) < 2**31 else np.int64
         counts = np.bincount(user_rows, minlength=len(users))
-        indptr = np.concatenate(([0], np.cumsum(counts))).astype(index)
-        matrix = csr_array((values.astype(np.float32), item_rows.astype(index), indptr), shape=(len(users), len(items)))
+        indptr = np.concatenate(([0], np.cumsum(counts)))
+        shape = (len(users), len(items))
+        matrix = csr(values.astype(np.float32), item_rows.astype(np.int32), indptr, shape)
         return cls(matrix, users, items, times, rated)
 
     @property
@@ -83,6 +85,14 @@ class Interactions:
     def user_rows(self) -> np.ndarray:
         """Row number of each entry, in the order of ``matrix.data``."""
         return np.repeat(np.arange(len(self.users), dtype=np.int32), np.diff(self.matrix.indptr))
+
+    def by_item(self) -> csr_array:
+        """Entries by item, (items, users): the transpose of ``matrix``, kept once it was asked for."""
+        return self._by_item
+
+    @cached_property
+    def _by_item(self) -> csr_array:  # of prepared data, data/prepare.py puts the mapped one here
+        return transposed(self.matrix)
 
     def select(self, keep: np.ndarray) -> Interactions:
         """Entries where the mask `keep` (in the order of ``matrix.data``) is true; ids no entry uses go."""

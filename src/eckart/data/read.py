@@ -22,8 +22,9 @@ from eckart.data import encode, text
 from eckart.data.columns import find_columns, looks_like_header, positional_columns, quoted
 from eckart.data.duplicates import POLICIES, merge_duplicates
 from eckart.data.interactions import Interactions
+from eckart.data.prepared import is_prepared, open_prepared
 
-__all__ = ["read"]
+__all__ = ["Table", "open_table", "read", "sound_batches", "warn_of"]
 
 _ROWS = 1 << 18  # of a table or Parquet file at a time
 
@@ -47,7 +48,8 @@ def read(
     source : path, table or dict
         A text file (CSV, TSV, MovieLens '::' and the like, UTF-8, with or without header, plain or
         compressed by gzip, bzip2 or zstd), a Parquet file, an Arrow table, any object with
-        ``__arrow_c_stream__`` (pandas, Polars, DuckDB, `Interactions`), or a dict of arrays or lists.
+        ``__arrow_c_stream__`` (pandas, Polars, DuckDB, `Interactions`), a dict of arrays or lists, or a
+        directory that `prepare` wrote: its entries stay on disk, and all that follows was settled there.
     user, item, rating, timestamp : str or int, optional
         Name or position (from 0) of the column. By default it is found by its name and the common synonyms
         ('userId', 'movie_id', 'stars', ...), in a file without header by its place: user, item, rating,
@@ -91,22 +93,14 @@ def read(
     array([[3., 4.],
            [0., 5.]], dtype=float32)
     """
-    if duplicates not in POLICIES:
-        raise ValueError(f"duplicates={duplicates!r}: expected one of {quoted(POLICIES)}.")
-    if bad_lines not in ("error", "skip"):
-        raise ValueError(f"bad_lines={bad_lines!r}: expected 'error' or 'skip'.")
     chosen = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
-    if isinstance(source, (str, os.PathLike)):
-        table = _file(source, chosen, header, delimiter, skip=bad_lines == "skip")
-    else:
-        table = _memory(source, chosen)
+    if is_prepared(source):
+        if (*chosen.values(), duplicates, bad_lines, header, delimiter) != (None,) * 4 + ("last", "error", None, None):
+            raise ValueError(f"{source}: is prepared already: give the options of reading to prepare, not here.")
+        return open_prepared(source)
+    table = open_table(source, chosen, duplicates, bad_lines, header, delimiter)
     parts, skipped = _encoded(table, skip=bad_lines == "skip")
-    if skipped.count:
-        what = "1 line" if skipped.count == 1 else f"{skipped.count:,} lines"
-        warnings.warn(f"{table.name}: {what} left out, the first because {skipped.first}", stacklevel=2)
-    if not parts["user"]:
-        which = "no line that can be used" if skipped.count else "no rows, only column names"
-        raise ValueError(f"{table.name}: has {which}: expected a line for each rating.")
+    warn_of(skipped, table.name, bool(parts["user"]))
     user_rows, users = encode.join_ids(parts.pop("user"), table.is_text)
     item_rows, items = encode.join_ids(parts.pop("item"), table.is_text)
     rated = "rating" in parts
@@ -120,8 +114,36 @@ def read(
     return Interactions.of(*merged[:3], users, items, merged[3], rated or duplicates == "sum")
 
 
+def open_table(
+    source: Any,
+    chosen: Mapping[str, str | int | bool | None],
+    duplicates: str,
+    bad_lines: str,
+    header: bool | None,
+    delimiter: str | None,
+) -> Table:
+    """Check the arguments of `read` and open its source, which is no prepared one."""
+    if duplicates not in POLICIES:
+        raise ValueError(f"duplicates={duplicates!r}: expected one of {quoted(POLICIES)}.")
+    if bad_lines not in ("error", "skip"):
+        raise ValueError(f"bad_lines={bad_lines!r}: expected 'error' or 'skip'.")
+    if isinstance(source, (str, os.PathLike)):
+        return _file(source, chosen, header, delimiter, skip=bad_lines == "skip")
+    return _memory(source, chosen)
+
+
+def warn_of(skipped: Skipped, name: str, any_left: bool) -> None:
+    """Warn of the lines that were left out, and raise ValueError where there are no others."""
+    if skipped.count:
+        what = "1 line" if skipped.count == 1 else f"{skipped.count:,} lines"
+        warnings.warn(f"{name}: {what} left out, the first because {skipped.first}", stacklevel=3)
+    if not any_left:
+        which = "no line that can be used" if skipped.count else "no rows, only column names"
+        raise ValueError(f"{name}: has {which}: expected a line for each rating.")
+
+
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """A source as read() sees it.
 
     Parameters
@@ -145,7 +167,7 @@ class _Table:
     is_text: bool = False
 
 
-class _Skipped:
+class Skipped:
     """How many lines were left out, and why the first was."""
 
     def __init__(self) -> None:
@@ -156,10 +178,21 @@ class _Skipped:
         self.count += count
 
 
-def _encoded(table: _Table, skip: bool) -> tuple[dict[str, list[Any]], _Skipped]:
+def _encoded(table: Table, skip: bool) -> tuple[dict[str, list[Any]], Skipped]:
     """Chunks of codes, ratings and times, by role; without 'timestamp' where one is missing."""
     parts: dict[str, list[Any]] = {role: [] for role in table.roles}
-    skipped, seen = _Skipped(), 0
+    skipped = Skipped()
+    for values, undated in sound_batches(table, skip, skipped):
+        if undated:
+            parts.pop("timestamp", None)
+        for role in parts:
+            parts[role].append(values[role])
+    return parts, skipped
+
+
+def sound_batches(table: Table, skip: bool, skipped: Skipped) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Batches of codes, ratings and times, by role, the bad lines left out; and whether a time is missing."""
+    seen = 0
     for batch in table.batches(skipped.add):
         columns = dict(zip(table.roles, batch.columns, strict=True))
         values, bad, missing = _encode(columns, table.name)
@@ -177,13 +210,9 @@ def _encoded(table: _Table, skip: bool) -> tuple[dict[str, list[Any]], _Skipped]
             kept = pa.array(keep)
             values = {r: v.filter(kept) if r in ("user", "item") else v[keep] for r, v in values.items()}
             missing = missing[keep]
-        if missing.any():
-            parts.pop("timestamp", None)
         if len(values["user"]):
-            for role in parts:
-                parts[role].append(values[role])
+            yield values, bool(missing.any())
         seen += batch.num_rows
-    return parts, skipped
 
 
 def _encode(columns: dict[str, pa.Array], name: str) -> tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]:
@@ -209,12 +238,12 @@ def _file(
     header: bool | None,
     delimiter: str | None,
     skip: bool,
-) -> _Table:
+) -> Table:
     path = Path(source)
     name = _shown(path)
     try:
         if path.is_dir():
-            raise ValueError(f"{name}: is a directory, expected a file.")
+            raise ValueError(f"{name}: is a directory, expected a file or what eckart prepare wrote.")
         if not path.exists():
             raise FileNotFoundError(f"{name}: no such file.")
         with path.open("rb") as file:
@@ -232,7 +261,7 @@ def _file(
 
 def _delimited(
     file: text.TextFile, chosen: Mapping[str, str | int | bool | None], header: bool | None, skip: bool
-) -> _Table:
+) -> Table:
     named = looks_like_header(file.first, chosen) if header is None else header
     if len(file.first) == 1:
         raise ValueError(
@@ -261,10 +290,10 @@ def _delimited(
     def place(record: int) -> str:
         return f"line {text.line_of(file, named, record):,}"
 
-    return _Table(file.name, list(found), batches, place, is_text=True)
+    return Table(file.name, list(found), batches, place, is_text=True)
 
 
-def _parquet(path: Path, name: str, chosen: Mapping[str, str | int | bool | None]) -> _Table:
+def _parquet(path: Path, name: str, chosen: Mapping[str, str | int | bool | None]) -> Table:
     file = _unless_damaged(name, lambda: pyarrow.parquet.ParquetFile(path))
     names = file.schema_arrow.names
     found = find_columns(names, chosen, name)
@@ -278,7 +307,7 @@ def _parquet(path: Path, name: str, chosen: Mapping[str, str | int | bool | None
             arrays = [batch.column(column) for column in wanted]
             yield from _checked(pa.RecordBatch.from_arrays(arrays, names=list(found)), name)
 
-    return _Table(name, list(found), batches, "row {:,}".format)
+    return Table(name, list(found), batches, "row {:,}".format)
 
 
 def _unless_damaged(name: str, step: Callable[[], Any]) -> Any:
@@ -288,7 +317,7 @@ def _unless_damaged(name: str, step: Callable[[], Any]) -> Any:
         raise ValueError(f"{name}: cannot be read as Parquet: {_one_line(error)}") from None
 
 
-def _memory(source: Any, chosen: Mapping[str, str | int | bool | None]) -> _Table:
+def _memory(source: Any, chosen: Mapping[str, str | int | bool | None]) -> Table:
     name = type(source).__name__
     try:
         if isinstance(source, Mapping):
@@ -308,7 +337,7 @@ def _memory(source: Any, chosen: Mapping[str, str | int | bool | None]) -> _Tabl
         except pa.ArrowException as error:
             raise ValueError(f"{name}: cannot be read as a table: {_one_line(error)}") from None
 
-    return _Table(name, list(found), batches, "row {:,}".format)
+    return Table(name, list(found), batches, "row {:,}".format)
 
 
 def _column(key: Any, values: Any) -> Any:

@@ -133,7 +133,7 @@ class ALS:
             raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads = resolve_threads(self.threads)
         R = data.matrix
-        by_item = csr_array(R.T.tocsr())
+        by_item = data.by_item()
         mean = float(R.data.mean(dtype=np.float64))
         method = row_method(self, R, by_item)
         reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import take_rows
 from eckart.core.kernels import kernels
 
 __all__ = ["Catalogue", "Entries", "entries_of", "no_entries", "row_list"]
@@ -134,7 +135,7 @@ def entries_of(matrix: csr_array, rows: np.ndarray) -> Entries:
         columns = matrix.indices[matrix.indptr[row] : matrix.indptr[row + 1]]
         indptr = np.array([0, len(columns)], np.int64)
     else:
-        part = matrix[rows]
+        part = take_rows(matrix, rows)
         indptr, columns = part.indptr.astype(np.int64, copy=False), part.indices
     return indptr, columns.astype(np.int32, copy=False)
 

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from eckart.core import store
+from eckart.core.csr import csr, fault_of
 from eckart.data.vocabulary import Vocabulary
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, named_solver, solver_name
@@ -35,8 +35,8 @@ def save(model: Recommender, path: str | Path) -> None:
         "popularity": side.popularity,
     }
     seen = {
-        "indptr": model.seen.indptr.astype(np.int64),
-        "indices": model.seen.indices.astype(np.int32),
+        "indptr": model.seen.indptr.astype(np.int64, copy=False),
+        "indices": model.seen.indices.astype(np.int32, copy=False),
         "values": model.seen.data,
     }
     ids = {"users": model.users.ids, "items": model.items.ids}
@@ -63,7 +63,7 @@ def load(path: str | Path) -> Recommender:
     ValueError
         Not a model directory, a damaged one, or one of a newer version.
     """
-    config, tensors, ids = store.read_directory(path, "recommender")
+    config, tensors, ids = store.read_directory(path, "recommender", mapped=("seen",))  # it may be larger than memory
     try:
         name, settings, mean = config["solver"], config["hyperparameters"], float(config["mean"])
         history, warm = config["history"], config["warm"]
@@ -87,23 +87,13 @@ def load(path: str | Path) -> Recommender:
     )
     indptr = store.take_tensor(tensors, "seen", "indptr", (n + 1,), np.int64)
     indices = store.take_tensor(tensors, "seen", "indices", (None,), np.int32)
-    values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32, finite=True)
-    _check_csr(path, indptr, indices, m)
-    seen = csr_array((values, indices, indptr), shape=(n, m))
+    values = store.take_tensor(tensors, "seen", "values", (len(indices),), f32)
+    if fault := fault_of(indptr, indices, values, m):
+        raise ValueError(f"{path}: seen.safetensors is damaged ({fault}): copy the model again")
+    seen = csr(values, indices, indptr, (n, m))
     extra = {
         key: store.take_tensor(tensors, "extra", key, shape, f32, finite=True)
         for key, shape in solver.extra_shapes(m).items()
     }
     side = ItemSide(H, item_bias, mean, factor("popularity", m), extra)
     return Recommender(solver, users, items, W, user_bias, side, seen, history, warm)
-
-
-def _check_csr(path: str | Path, indptr: np.ndarray, indices: np.ndarray, columns: int) -> None:
-    sound = indptr[0] == 0 and indptr[-1] == len(indices) and bool(np.all(np.diff(indptr) >= 0))
-    if sound and len(indices):
-        first_of_row = np.zeros(len(indices) + 1, bool)
-        first_of_row[indptr] = True
-        rises = (np.diff(indices) > 0) | first_of_row[1:-1]
-        sound = bool(rises.all()) and indices.min() >= 0 and indices.max() < columns
-    if not sound:
-        raise ValueError(f"{path}: the entries in seen.safetensors are out of order or bounds: copy the model again")

@@ -136,7 +136,7 @@ class ImplicitALS:
         threads = resolve_threads(self.threads)
         R = data.matrix
         require_not_negative(R)
-        by_item = csr_array(R.T.tocsr())
+        by_item = data.by_item()
         method = row_method(self, R, by_item)
         reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)
 

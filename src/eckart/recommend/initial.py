@@ -8,8 +8,12 @@ practice have the same history, are told apart by row number.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.sparse import csr_array
+
+from eckart.core.csr import blocks
 
 __all__ = ["colours", "initial_factors"]
 
@@ -28,32 +32,17 @@ def initial_factors(matrix: csr_array, by_item: csr_array, rank: int, seed: int)
     -------
     ndarray of shape (n, rank), float32
     """
-    item_colours = _sums(by_item, _mix(_bits(by_item.data)))
-    user_colours = _sums(matrix, _mix(item_colours[matrix.indices] + _bits(matrix.data)))
     noise = np.random.default_rng(seed).standard_normal((matrix.shape[0], rank), dtype=np.float32)
     noise *= np.float32(0.1 / np.sqrt(rank))
     factors = np.empty_like(noise)
-    factors[np.argsort(user_colours, kind="stable")] = noise
+    factors[np.argsort(colours(matrix, by_item), kind="stable")] = noise
     return factors
 
 
-def colours(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of who rated what, of users (n,) and of items (m,), uint64: renaming ids moves them along.
-
-    A user's colour comes from its ratings and the number of ratings of each of its items, an item's from its
-    ratings and the places of its users in the order of their colours: items of the same colour have the same
-    column, as far as a hash can tell.
-    """
-    m = matrix.shape[1]
-    item_degrees = _mix(np.bincount(matrix.indices, minlength=m).astype(np.uint64))
-    bits = _bits(matrix.data)
-    users = _sums(matrix, _mix(item_degrees[matrix.indices] + bits))
-    place = np.empty(len(users), np.uint64)
-    place[np.argsort(users, kind="stable")] = np.arange(len(users), dtype=np.uint64)
-    hashed = _mix(np.repeat(_mix(place), np.diff(matrix.indptr)) + bits)
-    items = np.zeros(m, np.uint64)
-    np.add.at(items, matrix.indices, hashed)
-    return users, items
+def colours(matrix: csr_array, by_item: csr_array) -> np.ndarray:
+    """Hash each row's history, and those of its columns, to uint64 (n,): who is whom, whatever the names."""
+    columns = _sums(by_item, lambda _, values: _mix(_bits(values)))
+    return _sums(matrix, lambda items, values: _mix(columns[items] + _bits(values)))
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
@@ -68,7 +57,13 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def _sums(matrix: csr_array, values: np.ndarray) -> np.ndarray:
-    """Sum of each row's values modulo 2^64, whatever their order."""
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values, dtype=np.uint64)])
-    return total[matrix.indptr[1:]] - total[matrix.indptr[:-1]]
+def _sums(matrix: csr_array, of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Sum of ``of(indices, values)`` over each row modulo 2^64, whatever their order, in blocks."""
+    up_to = np.zeros(matrix.shape[0] + 1, np.uint64)  # the sum of all rows before each
+    total = np.zeros(1, np.uint64)
+    for begin, end in blocks(matrix.nnz):
+        sums = np.cumsum(of(matrix.indices[begin:end], matrix.data[begin:end]), dtype=np.uint64) + total
+        first, last = np.searchsorted(matrix.indptr, [begin, end], side="right")
+        up_to[first:last] = sums[matrix.indptr[first:last] - (begin + 1)]
+        total = sums[-1:]
+    return np.diff(up_to)

@@ -137,7 +137,7 @@ class SGD:
             raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads, R = resolve_threads(self.threads), data.matrix
         mean = float(R.data.mean(dtype=np.float64))
-        deal = _deal(R, _grid_size(R.shape, self.rank), self.seed)
+        deal = _deal(R, data.by_item(), _grid_size(R.shape, self.rank), self.seed)
         entries = deal.lay_out(R, threads)
         n_u = np.diff(R.indptr)[deal.user_at].astype(np.float64)
         n_i = np.bincount(R.indices, minlength=R.shape[1])[deal.item_at].astype(np.float64)
@@ -244,8 +244,8 @@ def _grid_size(shape: tuple[int, int], rank: int) -> int:
     return max(1, min(max(8, min(wanted, 32)), *shape))
 
 
-def _deal(R: csr_array, blocks: int, seed: int) -> _Deal:
-    user_colours, item_colours = colours(R)
+def _deal(R: csr_array, by_item: csr_array, blocks: int, seed: int) -> _Deal:
+    user_colours, item_colours = colours(R, by_item), colours(by_item, R)
     rng = np.random.default_rng([seed, 0])
     users = _dealt(np.diff(R.indptr), user_colours, blocks, rng)
     items = _dealt(np.bincount(R.indices, minlength=R.shape[1]), item_colours, blocks, rng)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import column_counts
+
 if TYPE_CHECKING:
     from eckart.data.interactions import Interactions
     from eckart.recommend.recommender import Recommender
@@ -52,8 +54,8 @@ class ItemSide(NamedTuple):
 
 def popularity_of(matrix: csr_array) -> np.ndarray:
     """Share of the users (rows) who have each item, (m,) float32."""
-    n, m = matrix.shape
-    return (np.bincount(matrix.indices, minlength=m) / max(n, 1)).astype(np.float32)
+    n = matrix.shape[0]
+    return (column_counts(matrix) / max(n, 1)).astype(np.float32)
 
 
 class Solver(Protocol):

@@ -11,7 +11,8 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from eckart.core import store
+from eckart.core.replace import locked
 from eckart.data.interactions import Interactions
 from eckart.data.split import split
 from eckart.recommend.solver import IterativeSolver, Solver, solver_name
 
-__all__ = ["Callback", "Record", "State", "fingerprint", "held_out_entries", "hold_out", "run_epochs"]
+__all__ = ["Callback", "Record", "State", "alone", "fingerprint", "held_out_entries", "hold_out", "run_epochs"]
 
 State = dict[str, np.ndarray]
 Record = dict[str, Any]
@@ -75,8 +77,23 @@ def run_epochs(
     FloatingPointError
         The objective is not finite.
     ValueError
-        The checkpoint is of another run, or is there and `resume` is false.
+        The checkpoint is of another run, or in use by one, or is there and `resume` is false.
     """
+    with alone(checkpoint):
+        return _run(solver, data, validation, state, step, validate, callback, checkpoint, resume)
+
+
+def _run(
+    solver: Solver,
+    data: Interactions,
+    validation: Interactions | None,
+    state: State,
+    step: Callable[[State], tuple[State, Record]],
+    validate: Callable[[State], tuple[str, float]] | None,
+    callback: Callback | None,
+    checkpoint: str | Path | None,
+    resume: bool,
+) -> tuple[State, list[Record]]:
     epochs, patience = solver.epochs, solver.early_stopping
     identity = "" if checkpoint is None else fingerprint(solver, data, validation)
     history: list[Record] = []
@@ -113,6 +130,26 @@ def run_epochs(
     return best, history
 
 
+@contextmanager
+def alone(checkpoint: str | Path | None) -> Iterator[None]:
+    """Keep other runs out of a checkpoint directory until this one ends, however it ends."""
+    if checkpoint is None:
+        yield
+        return
+    lock = Path(checkpoint) / ".lock"
+    lock.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, wait=False))
+        except BlockingIOError:
+            raise ValueError(
+                f"{checkpoint} is in use by another run: wait for it, or choose another directory"
+            ) from None
+        except OSError:  # a file system without locks: runs are then not kept apart
+            pass
+        yield
+
+
 def fingerprint(solver: Solver, data: Interactions, validation: Interactions | None) -> str:
     """Digest of the data and of every setting that the factors after an epoch depend on."""
     settings = dataclasses.asdict(solver) | {"solver": solver_name(solver)}  # type: ignore[call-overload]
@@ -122,8 +159,8 @@ def fingerprint(solver: Solver, data: Interactions, validation: Interactions | N
         if part is None:
             continue
         for array in (
-            part.matrix.indptr.astype(np.int64),
-            part.matrix.indices.astype(np.int32),
+            part.matrix.indptr.astype(np.int64, copy=False),
+            part.matrix.indices.astype(np.int32, copy=False),
             part.matrix.data,
         ):
             digest.update(np.ascontiguousarray(array).data)
