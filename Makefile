@@ -34,7 +34,8 @@ EMULATOR ?= qemu-aarch64
 cross:
 	mkdir -p build
 	$(CROSS) -std=c++20 -O3 -ffp-contract=fast -Wall -Wextra -Werror $(CROSS_FLAGS) -o build/self_check \
-	    tests/kernels/self_check.cpp kernels/gram.cpp kernels/row_solve.cpp kernels/score.cpp kernels/top_k.cpp -pthread
+	    tests/kernels/self_check.cpp kernels/gram.cpp kernels/posterior.cpp kernels/row_solve.cpp \
+	    kernels/score.cpp kernels/top_k.cpp -pthread
 	$(EMULATOR) build/self_check
 
 clean:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-__all__ = ["initial_factors"]
+__all__ = ["colours", "initial_factors"]
 
 
 def initial_factors(matrix: csr_array, by_item: csr_array, rank: int, seed: int) -> np.ndarray:
@@ -28,13 +28,17 @@ def initial_factors(matrix: csr_array, by_item: csr_array, rank: int, seed: int)
     -------
     ndarray of shape (n, rank), float32
     """
-    item_colours = _sums(by_item, _mix(_bits(by_item.data)))
-    user_colours = _sums(matrix, _mix(item_colours[matrix.indices] + _bits(matrix.data)))
     noise = np.random.default_rng(seed).standard_normal((matrix.shape[0], rank), dtype=np.float32)
     noise *= np.float32(0.1 / np.sqrt(rank))
     factors = np.empty_like(noise)
-    factors[np.argsort(user_colours, kind="stable")] = noise
+    factors[np.argsort(colours(matrix, by_item), kind="stable")] = noise
     return factors
+
+
+def colours(matrix: csr_array, by_item: csr_array) -> np.ndarray:
+    """Hash each user's history, and those of its items, to uint64 (n,): who is whom, whatever the names."""
+    item_colours = _sums(by_item, _mix(_bits(by_item.data)))
+    return _sums(matrix, _mix(item_colours[matrix.indices] + _bits(matrix.data)))
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
