@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def rmse(table: pa.Table, test: np.ndarray, solver: ek.ALS) -> float:
+def rmse(table: pa.Table, test: np.ndarray, solver: ek.ALS | ek.Gibbs) -> float:
     train, held_out = (ek.read(table.filter(pa.array(mask)), timestamp=False) for mask in (~test, test))
     return ek.evaluate(solver.fit(train), held_out, intervals=None)["rmse"]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eckart.recommend.als import ALS
     from eckart.recommend.evaluate import evaluate
     from eckart.recommend.files import load
+    from eckart.recommend.gibbs import Gibbs
     from eckart.recommend.implicit import ImplicitALS
     from eckart.recommend.recommender import Recommender
 
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ALS": "recommend.als",
+    "Gibbs": "recommend.gibbs",
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
     "Recommender": "recommend.recommender",
@@ -40,6 +42,7 @@ _HOME = {
 
 __all__ = [
     "ALS",
+    "Gibbs",
     "ImplicitALS",
     "Interactions",
     "Recommender",

@@ -2,9 +2,9 @@
 
     r_ui = mean + w_u . h_i + noise,   noise ~ N(0, 1 / alpha),
 
-where the rows of W and H come from the priors of posterior.py: a Gaussian around what tells of a row that its entries
-are there (Bayesian SVD++ for users; for items "flipped": Rendle, Zhang, Koren 2019). A sweep draws, each given the rest,
-the items' prior, H, the users' prior, W and alpha. It costs what an epoch of ALS costs, twice.
+where the rows of W and H come from the priors of posterior.py: a Gaussian around what it tells of a row that its
+entries are there (Bayesian SVD++ for users, "flipped" for items: Rendle, Zhang, Koren 2019). A sweep draws, each given
+the rest, H, the items' prior, W, the users' prior and alpha.
 
 What is kept of S spread-out sweeps is H and the users' prior. A prediction is the mean over them of w_s . h_s with
 w_s = E[w | H_s, ...], the exact posterior mean of a row given its history: less variance than a draw (Rao-Blackwell),
@@ -36,13 +36,17 @@ from eckart.recommend.training import Callback, Record, State, held_out_entries,
 
 __all__ = ["Gibbs"]
 
+# Where the chain starts: rows of about this precision (ratings of standard deviation 1), links of this strength. It
+# mixes slowly from rows or links that are too large; from too small ones the factors take long to grow.
+_PRECISION, _STRENGTH = 30.0, 3.0
+
 
 @dataclass(frozen=True)
 class Gibbs:
     """Bayesian matrix factorization for explicit ratings, by Gibbs sampling.
 
-    The most accurate of the factor models here on ratings, without a penalty to tune, and the one that knows how sure it
-    is: see `Recommender.predict_std` and `Recommender.predict_interval`.
+    It has no penalty to tune, and it knows how sure it is: see `Recommender.predict_std` and
+    `Recommender.predict_interval`.
 
     Parameters
     ----------
@@ -151,16 +155,11 @@ class Gibbs:
         R = _sorted(data.matrix[user_order][:, item_order])
         mean, scale = float(R.data.mean(dtype=np.float64)), float(R.data.std(dtype=np.float64)) or 1.0
         state = self._start(R.shape, scale)
-        validate = None
         held_out = None
         if validation is not None:
             held_out = _sorted(held_out_entries(validation, data)[user_order][:, item_order])
             state["held_out"] = np.zeros(held_out.nnz)
-            truth = held_out.data
-
-            def validate(state: State) -> tuple[str, float]:
-                return "rmse", rmse(state["held_out"], truth)
-
+        validate = None if held_out is None else _rmse_to(held_out.data)
         step = self._step(R, held_out, mean, scale, threads)
         state, history = run_epochs(
             self, data, validation, state, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
@@ -221,19 +220,17 @@ class Gibbs:
 
     def _start(self, shape: tuple[int, int], scale: float) -> State:
         (n, m), k, S = shape, self.rank, len(self.kept)
-        rng = np.random.default_rng([self.seed, 0])
+        noise = np.random.default_rng([self.seed, 0]).standard_normal((n, k), dtype=np.float32)
 
-        def normal(rows: int) -> np.ndarray:
-            return np.sqrt(np.float32(0.1 * scale)) * rng.standard_normal((rows, k), dtype=np.float32)
+        def prior(others: int) -> Prior:
+            return Prior(np.zeros(k), np.eye(k) * _PRECISION / scale, np.zeros((others, k), np.float32), _STRENGTH)
 
         return {
             "sweep": np.zeros(1, np.int64),
-            "W": normal(n),
-            "H": normal(m),
-            "user_link": np.zeros((m, k), np.float32),
-            "item_link": np.zeros((n, k), np.float32),
-            "strength": np.ones(2),
+            "W": noise * np.float32(0.1 * scale**0.5),
             "alpha": np.array([2 / scale**2]),
+            **_packed("user", prior(m)),
+            **_packed("item", prior(n)),
             "kept_H": np.zeros((m, S, k), np.float32),
             "kept_link": np.zeros((m, S, k), np.float32),
             "kept_mean": np.zeros((S, k), np.float32),
@@ -248,8 +245,7 @@ class Gibbs:
         of_users, of_items = link_matrix(R), link_matrix(by_item)
         users_by_item, items_by_user = _sorted(of_users.T.tocsr()), _sorted(of_items.T.tocsr())
         rows, columns = _pairs(R)
-        kept, burnt, k = self.kept, int(self.burn_in * self.epochs), self.rank
-        nothing = np.zeros(1)
+        kept, burnt = self.kept, int(self.burn_in * self.epochs)
 
         def scores(W: np.ndarray, H: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
             b, c = np.zeros(len(W), np.float32), np.zeros(len(H), np.float32)
@@ -258,17 +254,15 @@ class Gibbs:
         def step(state: State) -> tuple[State, Record]:
             sweep = int(state["sweep"][0]) + 1
             rng = np.random.default_rng([self.seed, sweep])
-            W, H, alpha = state["W"], state["H"], float(state["alpha"][0])
-            last = Prior(nothing, nothing, state["item_link"], float(state["strength"][1]))
-            item_prior = draw_prior(H, of_items, items_by_user, last, scale, rng, threads)
-            noise = rng.standard_normal(H.shape, dtype=np.float32)
+            W, alpha = state["W"], float(state["alpha"][0])
+            prior, item_prior = _unpacked(state, "user"), _unpacked(state, "item")
+            noise = rng.standard_normal((R.shape[1], W.shape[1]), dtype=np.float32)
             H = draw_rows(by_item, mean, W, alpha, item_prior, prior_means(of_items, item_prior), noise, threads)
-
-            last = Prior(nothing, nothing, state["user_link"], float(state["strength"][0]))
-            prior = draw_prior(W, of_users, users_by_item, last, scale, rng, threads)
+            next_item_prior = draw_prior(H, of_items, items_by_user, item_prior, scale, rng, threads)
             noise = rng.standard_normal(W.shape, dtype=np.float32)
             means = prior_means(of_users, prior)
             W = draw_rows(R, mean, H, alpha, prior, means, noise, threads)
+            next_prior = draw_prior(W, of_users, users_by_item, prior, scale, rng, threads)
 
             after = dict(state)
             for s in np.flatnonzero(kept == sweep):
@@ -286,11 +280,9 @@ class Gibbs:
             after |= {
                 "sweep": np.array([sweep]),
                 "W": W,
-                "H": H,
-                "user_link": prior.link,
-                "item_link": item_prior.link,
-                "strength": np.array([prior.strength, item_prior.strength]),
                 "alpha": np.array([alpha]),
+                **_packed("user", next_prior),
+                **_packed("item", next_item_prior),
             }
             return after, {"objective": squares, "noise": alpha**-0.5}
 
@@ -312,6 +304,19 @@ class Gibbs:
         items = ItemSide(H.reshape(m, -1), bias.astype(np.float32), mean, popularity_of(data.matrix), extra)
         W, user_bias = self.solve_users(data.matrix, items)
         return Recommender(self, data.users, data.items, W, user_bias, items, data.matrix, history)
+
+
+def _rmse_to(truth: np.ndarray) -> Callable[[State], tuple[str, float]]:
+    return lambda state: ("rmse", rmse(state["held_out"], truth))
+
+
+def _packed(side: str, prior: Prior) -> State:
+    return {f"{side}_{name}": np.atleast_1d(value) for name, value in prior._asdict().items()}
+
+
+def _unpacked(state: State, side: str) -> Prior:
+    mean, precision, link, strength = (state[f"{side}_{name}"] for name in Prior._fields)
+    return Prior(mean, precision, link, float(strength[0]))
 
 
 def _prior(items: ItemSide, s: int, k: int) -> Prior:

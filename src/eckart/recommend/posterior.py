@@ -5,8 +5,8 @@ One side of the model (users; items by symmetry) has rows x_u that the entries a
     x_u = m + B' f_u + residual,   residual ~ N(0, L^-1),      f_u = 1 / sqrt(n_u) where u has an entry, 0 elsewhere
     b_j ~ N(0, (s L)^-1),   s ~ Gamma(1, 1),   m ~ N(0, (2 L)^-1),   L ~ Wishart(k, I / c)
 
-Without B this is BPMF (Salakhutdinov & Mnih 2008). The link B lets it tell something that an entry is there, whatever
-its value, as in SVD++; drawn this way it is Macau's (Simm et al. 2015) with who rated what as the only feature. c is the
+Without B this is BPMF (Salakhutdinov & Mnih 2008). Through the link B it tells something that an entry is there,
+whatever its value, as in SVD++; it is Macau's (Simm et al. 2015) with who rated what as the only feature. c is the
 standard deviation of the ratings, which makes the prior the same on any scale.
 
 Symbols: X (n x k) the rows, F (n x m) the f_u, R the entries, Y (m x k) the other side. See docs/notation.md.
@@ -50,7 +50,7 @@ def prior_means(F: csr_array, prior: Prior) -> np.ndarray:
 def draw_normal_wishart(
     E: np.ndarray, scatter: np.ndarray, count: int, scale: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw (m, L) given the rows E (n, k), and `count` more with mean zero by construction and sum of squares `scatter`.
+    """Draw (m, L) given the rows E (n, k), and `count` more of mean 0 with sum of squares `scatter`.
 
     With S = c I + scatter + sum_u (e_u - mean)(e_u - mean)' + 2 n / (2 + n) mean mean',
     L ~ Wishart(k + n + count, S^-1) and m ~ N(n mean / (2 + n), ((2 + n) L)^-1).
@@ -77,7 +77,13 @@ def draw_normal_wishart(
 
 
 def draw_prior(
-    X: np.ndarray, F: csr_array, by_column: csr_array, prior: Prior, scale: float, rng: np.random.Generator, threads: int
+    X: np.ndarray,
+    F: csr_array,
+    by_column: csr_array,
+    prior: Prior,
+    scale: float,
+    rng: np.random.Generator,
+    threads: int,
 ) -> Prior:
     """Draw mean and precision, then one pass over the rows of B, then its strength.
 
@@ -106,7 +112,13 @@ def draw_prior(
 
 
 def draw_rows(
-    R: csr_array, mean: float, Y: np.ndarray, alpha: float, prior: Prior, means: np.ndarray, noise: np.ndarray | None,
+    R: csr_array,
+    mean: float,
+    Y: np.ndarray,
+    alpha: float,
+    prior: Prior,
+    means: np.ndarray,
+    noise: np.ndarray | None,
     threads: int,
 ) -> np.ndarray:
     """Draw every row given the other side; without `noise`, give the posterior means.
@@ -138,9 +150,7 @@ def draw_rows(
     """
     indptr, indices, values = _csr(R)
     L = prior.precision.astype(np.float32)
-    X, failed = kernels.posterior_rows(
-        indptr, indices, values - np.float32(mean), Y, alpha, L, means, noise, threads
-    )
+    X, failed = kernels.posterior_rows(indptr, indices, values - np.float32(mean), Y, alpha, L, means, noise, threads)
     if failed >= 0:
         raise FloatingPointError(
             f"row {failed}: its posterior precision is not positive definite in float32: scale the ratings to about 1"

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solver", "popularity_of", "require_fit"]
 
-SOLVERS = {"als": ("als", "ALS"), "implicit-als": ("implicit", "ImplicitALS")}  # name -> module, class
+SOLVERS = {
+    "als": ("als", "ALS"),
+    "gibbs": ("gibbs", "Gibbs"),
+    "implicit-als": ("implicit", "ImplicitALS"),
+}  # name -> module, class
 
 
 class ItemSide(NamedTuple):
@@ -52,15 +56,11 @@ class Solver(Protocol):
     @property
     def rank(self) -> int: ...  # noqa: D102
     @property
-    def reg(self) -> float: ...  # noqa: D102
-    @property
     def epochs(self) -> int: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
     @property
     def threads(self) -> int | None: ...  # noqa: D102
-    @property
-    def early_stopping(self) -> int: ...  # noqa: D102
 
     @property
     def width(self) -> int:
@@ -119,8 +119,10 @@ def solver_name(solver: Solver) -> str:
 
 
 def check_hyperparameters(solver: Any) -> None:
-    """Check rank, reg, epochs, ... and make them Python numbers; TypeError or ValueError names the field."""
-    for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0)):
+    """Check the solver's fields and make them Python numbers; TypeError or ValueError names the field."""
+    for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0), ("samples", 1)):
+        if not hasattr(solver, name):
+            continue
         value = getattr(solver, name)
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"{name} is {value!r}, expected an integer")

@@ -1,8 +1,9 @@
 """How far a rating may lie from its prediction: the law of total variance over kept samples.
 
-    Var(r_ui) = Var_s( E[w|s] . h_s )  +  E_s( h_s' A_s^-1 h_s )  +  E_s( 1 / alpha_s ),    A_s = L_s + alpha_s sum_t y_t y_t'
+    Var(r_ui) = Var_s( E[w|s] . h_s )  +  E_s( h_s' A_s^-1 h_s )  +  E_s( 1 / alpha_s ),
+    A_s = L_s + alpha_s sum_t y_t y_t',
 
-between the samples, within each (the row's own posterior, exact given the sample) and the noise of the rating itself.
+between the samples, within each (the row's own posterior, exact given the sample) and the rating's own noise.
 
 Symbols: s a sample, y_t the item factors of the user's history in it. See docs/notation.md and posterior.py.
 """

@@ -47,8 +47,8 @@ def run_epochs(
     Parameters
     ----------
     solver : Solver
-        Its ``early_stopping`` ends the run after so many epochs without a better validation value and returns the
-        best epoch's state; 0: never, return the last state.
+        Its ``early_stopping``, where it has one, ends the run after so many epochs without a better validation value
+        and returns the best epoch's state; 0: never, return the last state.
     data, validation : Interactions
         What is fitted and what is validated on: a checkpoint is theirs and the solver's, see `fingerprint`.
     state : dict of ndarray
@@ -77,7 +77,7 @@ def run_epochs(
     ValueError
         The checkpoint is of another run, or is there and `resume` is false.
     """
-    epochs, patience = solver.epochs, solver.early_stopping
+    epochs, patience = solver.epochs, getattr(solver, "early_stopping", 0)
     identity = "" if checkpoint is None else fingerprint(solver, data, validation)
     history: list[Record] = []
     best, best_loss, waited = state, math.inf, 0
