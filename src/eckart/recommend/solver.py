@@ -26,8 +26,8 @@ __all__ = ["SOLVERS", "ItemSide", "Solver", "check_hyperparameters", "named_solv
 
 SOLVERS = {
     "als": ("als", "ALS"),
-    "gibbs": ("gibbs", "Gibbs"),
     "implicit-als": ("implicit", "ImplicitALS"),
+    "gibbs": ("gibbs", "Gibbs"),
 }  # name -> module, class
 
 
