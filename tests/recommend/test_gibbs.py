@@ -174,6 +174,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(tmp_path):
 
     with pytest.raises(Cut):
         solver.fit(data, held_out, checkpoint=tmp_path / "c", callback=cut)
+    with pytest.raises(ValueError, match="a run of 9 epochs"):
+        dataclasses.replace(solver, epochs=12).fit(data, held_out, checkpoint=tmp_path / "c", resume=True)
     resumed = solver.fit(data, held_out, checkpoint=tmp_path / "c", resume=True)
     assert resumed.W.tobytes() == whole.W.tobytes()
     assert resumed.H.tobytes() == whole.H.tobytes()

@@ -130,7 +130,7 @@ class Gibbs:
         checkpoint : path, optional
             Directory that keeps the state after the last finished epoch, kept samples included.
         resume : bool
-            Go on from the checkpoint, bit for bit.
+            Go on from the checkpoint, bit for bit; with the same `epochs`, since they say which sweeps are kept.
 
         Returns
         -------
@@ -227,6 +227,7 @@ class Gibbs:
 
         return {
             "sweep": np.zeros(1, np.int64),
+            "epochs": np.array([self.epochs]),
             "W": noise * np.float32(0.1 * scale**0.5),
             "alpha": np.array([2 / scale**2]),
             **_packed("user", prior(m)),
@@ -252,6 +253,11 @@ class Gibbs:
             return kernels.pair_scores(W, H, b, c, mean, rows, columns, threads)
 
         def step(state: State) -> tuple[State, Record]:
+            if state["epochs"][0] != self.epochs:
+                raise ValueError(
+                    f"the checkpoint is of a run of {state['epochs'][0]} epochs, and which sweeps are kept depends on "
+                    f"them: resume with as many, not {self.epochs}"
+                )
             sweep = int(state["sweep"][0]) + 1
             rng = np.random.default_rng([self.seed, sweep])
             W, alpha = state["W"], float(state["alpha"][0])
