@@ -23,7 +23,7 @@ SOLVERS = [
 OBJECTIVE = {ek.ALS: objectives.als, ek.ImplicitALS: objectives.implicit_als}
 
 # A sampler minimises nothing: its rows are means of a posterior, its objective goes up and down. It has no penalty.
-SAMPLERS = [ek.Gibbs(rank=3, epochs=4, samples=2, burn_in=0.5)]
+SAMPLERS = [ek.Gibbs(rank=3, epochs=3, samples=2, burn_in=0.4)]
 
 
 def name(solver):

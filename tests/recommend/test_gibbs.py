@@ -138,7 +138,7 @@ def test_the_spread_is_that_of_drawn_rows():
 
 def test_more_ratings_make_surer_and_a_stranger_has_the_widest_spread():
     data, _, _ = generated(np.random.default_rng(5))
-    model = ek.Gibbs(rank=2, epochs=30, samples=20).fit(data)
+    model = ek.Gibbs(rank=2, epochs=60, samples=20, burn_in=0.6).fit(data)
     lengths = np.diff(data.matrix.indptr)
     few, many = int(lengths.argmin()), int(lengths.argmax())
     std = model.predict_std([few] * 100 + [many] * 100 + [-7] * 100, list(range(100)) * 3).reshape(3, 100)
@@ -150,7 +150,7 @@ def test_more_ratings_make_surer_and_a_stranger_has_the_widest_spread():
 def test_a_scale_changes_nothing_but_the_scale():
     data, R, observed = generated(np.random.default_rng(6))
     scaled = dataclasses.replace(data, matrix=data.matrix * np.float32(100))
-    solver = ek.Gibbs(rank=2, epochs=40, samples=20)
+    solver = ek.Gibbs(rank=2, epochs=80, samples=20, burn_in=0.5)  # the factors take some 20 sweeps to grow
     one, other = solver.fit(data), solver.fit(scaled)
     u, i = (part[:2000] for part in np.nonzero(~observed))
     # In distribution, not in bits: the order of the chain hashes the values.
