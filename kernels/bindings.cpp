@@ -174,6 +174,51 @@ double py_row_cost(In<std::int64_t, 1> indptr, int k, const std::string& method,
                     static_cast<std::size_t>(steps));
 }
 
+// (X, failed row or -1)
+auto py_posterior_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
+                       float alpha, In<float, 2> precision, In<float, 2> prior, std::optional<In<float, 2>> noise,
+                       int threads) {
+    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(alpha > 0, "alpha is %g, expected a precision above 0", static_cast<double>(alpha));
+    require(precision.shape(0) == k && precision.shape(1) == k, "precision is %zu x %zu, expected %zu x %zu",
+            precision.shape(0), precision.shape(1), k, k);
+    require(prior.shape(0) == R.rows && prior.shape(1) == k, "prior is %zu x %zu, expected %zu x %zu", prior.shape(0),
+            prior.shape(1), R.rows, k);
+    require(!noise || (noise->shape(0) == R.rows && noise->shape(1) == k), "noise is not %zu x %zu", R.rows, k);
+    auto X = empty<float>(R.rows, k);
+    std::int64_t failed;
+    {
+        nb::gil_scoped_release release;
+        failed = posterior_rows(R, Y.data(), k, alpha, precision.data(), prior.data(), noise ? noise->data() : nullptr,
+                                X.data(), workers);
+    }
+    return nb::make_tuple(X, failed);
+}
+
+// (E, B) after one pass
+auto py_sample_link(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> E,
+                    In<float, 2> B, float lambda, In<float, 2> noise, int threads) {
+    const Sparse by_column = sparse(indptr, indices, values, E.shape(0));
+    const std::size_t k = E.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "E has no columns");
+    require(lambda > 0, "lambda is %g, expected a number above 0", static_cast<double>(lambda));
+    require(B.shape(0) == by_column.rows && B.shape(1) == k, "B is %zu x %zu, expected %zu x %zu", B.shape(0),
+            B.shape(1), by_column.rows, k);
+    require(noise.shape(0) == B.shape(0) && noise.shape(1) == k, "noise is %zu x %zu, expected %zu x %zu",
+            noise.shape(0), noise.shape(1), B.shape(0), k);
+    auto left = empty<float>(E.shape(0), k);
+    auto next = empty<float>(B.shape(0), k);
+    std::copy_n(E.data(), E.size(), left.data());
+    std::copy_n(B.data(), B.size(), next.data());
+    {
+        nb::gil_scoped_release release;
+        sample_link(by_column, lambda, noise.data(), k, left.data(), next.data(), workers);
+    }
+    return nb::make_tuple(left, next);
+}
+
 auto py_gram(In<float, 2> Y, int threads) {
     const std::size_t k = Y.shape(1), workers = checked_threads(threads);
     require(k >= 1, "Y has no columns");
@@ -419,6 +464,10 @@ NB_MODULE(ECKART_MODULE, module) {
                "threads"_a = 1, "spectrum"_a = nb::none(), "prior"_a = nb::none(), "method"_a = "exact", "steps"_a = 1,
                "start"_a = nb::none());
     module.def("row_cost", &py_row_cost, "indptr"_a, "k"_a, "method"_a, "steps"_a);
+    module.def("posterior_rows", &py_posterior_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "alpha"_a,
+               "precision"_a, "prior"_a, "noise"_a.none(), "threads"_a = 1);
+    module.def("sample_link", &py_sample_link, "indptr"_a, "indices"_a, "values"_a, "E"_a, "B"_a, "lambda_"_a,
+               "noise"_a, "threads"_a = 1);
     module.def("gram", &py_gram, "Y"_a, "threads"_a = 1);
     module.def("rotate", &py_rotate, "Y"_a, "Q"_a, "threads"_a = 1);
     module.def("sgd_layout", &py_sgd_layout, "indptr"_a, "indices"_a, "values"_a, "row_bounds"_a, "column_bounds"_a,

@@ -45,6 +45,14 @@ std::int64_t implicit_rows(const Sparse& R, const float* Y, std::size_t k, float
 // Nanoseconds, about, that a half-sweep over rows of these lengths takes one thread.
 double row_cost(const std::int64_t* indptr, std::size_t rows, std::size_t k, Method method, std::size_t steps);
 
+// Draws of a Gibbs sweep; see posterior.cpp. X[row] is one from the row's posterior, its mean where `noise` is null;
+// returns the first row whose precision is not positive definite in float32, or -1. `by_column` holds the entries of F
+// by its columns; E (by_column.columns x k) and B (by_column.rows x k) are replaced by those of the next draw.
+std::int64_t posterior_rows(const Sparse& R, const float* Y, std::size_t k, float alpha, const float* precision,
+                            const float* prior, const float* noise, float* X, std::size_t threads);
+void sample_link(const Sparse& by_column, float lambda, const float* noise, std::size_t k, float* E, float* B,
+                 std::size_t threads);
+
 // G = Y^T Y (k x k, full), rows of Y summed in fixed blocks.
 void gram(const float* Y, std::size_t rows, std::size_t k, float* G, std::size_t threads);
 

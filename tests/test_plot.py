@@ -90,3 +90,11 @@ def test_pyplot_is_never_loaded():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_calibration_draws_the_diagonal_and_what_was_observed():
+    ax = plot.calibration([0.5, 0.9], [0.52, 0.88])
+    diagonal, observed = ax.get_lines()
+    assert diagonal.get_xdata().tolist() == diagonal.get_ydata().tolist()
+    assert np.asarray(observed.get_xdata()).tolist() == [0.5, 0.9]
+    assert np.asarray(observed.get_ydata()).tolist() == [0.52, 0.88]

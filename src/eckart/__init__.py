@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from eckart.recommend.ann import build_ann, load_ann
     from eckart.recommend.evaluate import evaluate
     from eckart.recommend.files import load
+    from eckart.recommend.gibbs import Gibbs
     from eckart.recommend.implicit import ImplicitALS
     from eckart.recommend.recommender import Recommender
-    from eckart.recommend.svd import SVD
     from eckart.recommend.sgd import SGD
+    from eckart.recommend.svd import SVD
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ALS": "recommend.als",
     "SGD": "recommend.sgd",
+    "Gibbs": "recommend.gibbs",
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
     "Recommender": "recommend.recommender",
@@ -49,8 +51,9 @@ _HOME = {
 
 __all__ = [
     "ALS",
-    "SVD",
     "SGD",
+    "SVD",
+    "Gibbs",
     "ImplicitALS",
     "Interactions",
     "Recommender",

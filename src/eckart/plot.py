@@ -15,12 +15,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
 
-__all__ = ["convergence", "error_by_activity", "item_map"]
+__all__ = ["calibration", "convergence", "error_by_activity", "item_map"]
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito: told apart by the colour-blind, and in grey
 _SERIES = (_BLUE, _ORANGE, "#777777", "#009e73", "#cc79a7")
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # where a label may go,
 _DISTANCES = (5, 12, 20, 30, 42, 56, 72)  # and how far, in points; beyond the first with a line
+
+
+def calibration(levels: Sequence[float], observed: Sequence[float], ax: Axes | None = None) -> Axes:
+    """Draw how many held-out ratings lie in their intervals against how many should.
+
+    Parameters
+    ----------
+    levels : sequence of float
+        Nominal levels of the intervals, 0 to 1.
+    observed : sequence of float
+        Share of ratings in them, as ``eckart.recommend.spread.coverage`` gives it.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Its first line is the diagonal: intervals that hold what they say.
+    """
+    ax = ax or _new_axes(4.5, 4.5)
+    ax.plot([0, 1], [0, 1], color="#777777", linewidth=0.8, label="exact")
+    ax.plot(levels, observed, color=_BLUE, marker="o", label="held-out ratings")
+    ax.set_xlabel("level of the interval")
+    ax.set_ylabel("share of ratings inside")
+    ax.set_aspect("equal")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax
 
 
 def convergence(history: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:

@@ -116,7 +116,7 @@ def test_info_of_the_installation(eckart):
     told = eckart("info", "--json").json()
     assert told["version"] == ek.__version__
     assert told["kernels"] == {k: list(v) if isinstance(v, tuple) else v for k, v in ek.kernel_info().items()}
-    assert set(told["solvers"]) == {"als", "implicit-als"}
+    assert set(told["solvers"]) == {"als", "implicit-als", "gibbs"}
     assert told["solvers"]["als"]["reg"] == ek.ALS().reg
     for extra in ("demo", "plot", "torch", "hf"):
         assert told["extras"][extra]["installed"] == (not told["extras"][extra]["missing"])

@@ -20,12 +20,15 @@ SOLVERS = [
     ek.ImplicitALS(rank=3, reg=0.02, epochs=4, solver="exact"),
     ek.ImplicitALS(rank=3, reg=0.02, epochs=4, solver="block"),
     ek.SGD(rank=3, reg=0.1, epochs=4),
+    ek.Gibbs(rank=3, epochs=3, samples=2, burn_in=0.4),
     ek.SVD(rank=3),
     ek.SVD(rank=3, center=False),
     ek.SVD(rank=3, normalize=True),
 ]
 # A solver of one step has no epochs, and where it is exact, no noise: tests/recommend/test_svd.py has its optimum.
 ITERATIVE = [solver for solver in SOLVERS if hasattr(solver, "epochs")]
+# A sampler minimises nothing: its rows are means of a posterior.
+MINIMISERS = [solver for solver in ITERATIVE if not isinstance(solver, ek.Gibbs)]
 # The truncation is not unique where singular values are equal, as in data this small they may be: the SVD's law of
 # renaming is in tests/recommend/test_svd.py, with a gap after the last one kept.
 UNIQUE = [solver for solver in SOLVERS if not isinstance(solver, ek.SVD)]
@@ -39,6 +42,7 @@ def _named(solver):
 
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=_named)
 every_iterative_solver = pytest.mark.parametrize("solver", ITERATIVE, ids=_named)
+every_minimiser = pytest.mark.parametrize("solver", MINIMISERS, ids=_named)
 # SGD's objective is summed on the way, each error before its update: it is that of no one state. It has no exponent.
 every_alternating_solver = pytest.mark.parametrize("solver", SOLVERS[:4], ids=_named)
 every_unique_solver = pytest.mark.parametrize("solver", UNIQUE, ids=_named)
@@ -71,7 +75,7 @@ def test_the_objective_never_rises_and_is_the_one_defined(solver, data, exponent
         assert objective(data, model) == pytest.approx(values[-1], rel=1e-4)
 
 
-@every_iterative_solver
+@every_minimiser
 @few
 @given(data=ratings(), seed=st.integers(0, 2**32 - 1))
 def test_every_user_row_is_a_minimum_along_random_directions(solver, data, seed):

@@ -117,3 +117,28 @@ def sgd_epoch(blocks, strata, W, H, row_scalars, column_scalars, k, mean, reg, s
                     side[row, 1] += e**2
                 loss += e**2
     return loss, W, H, a, b
+
+
+def posterior_rows(indptr, indices, values, Y, alpha, precision, prior, noise=None):
+    """p + U^-1 (U^-T g + e) with A = L + alpha sum y y' = U'U and g = alpha sum (v - p.y) y: one row at a time."""
+    X = prior.astype(np.float64)
+    for u in range(len(indptr) - 1):
+        Z = Y[indices[indptr[u] : indptr[u + 1]]].astype(np.float64)
+        v = values[indptr[u] : indptr[u + 1]].astype(np.float64)
+        A = precision.astype(np.float64) + alpha * Z.T @ Z
+        X[u] += np.linalg.solve(A, alpha * Z.T @ (v - Z @ prior[u].astype(np.float64)))
+        if noise is not None:
+            X[u] += np.linalg.solve(np.linalg.cholesky(A).T, noise[u].astype(np.float64))
+    return X
+
+
+def sample_link(F, E, B, strength, noise):
+    """Each row of B in turn: its conditional mean given the others, and noise / sqrt(d + s); E stays X - F B."""
+    E, B = E.astype(np.float64), B.astype(np.float64)
+    for j in range(F.shape[1]):
+        f = F[:, j].astype(np.float64)
+        E += np.outer(f, B[j])
+        precision = f @ f + strength
+        B[j] = f @ E / precision + noise[j] / np.sqrt(precision)
+        E -= np.outer(f, B[j])
+    return E, B

@@ -39,6 +39,7 @@ SOLVERS = {  # name -> module, class
     "implicit-als": ("implicit", "ImplicitALS"),
     "svd": ("svd", "SVD"),
     "sgd": ("sgd", "SGD"),
+    "gibbs": ("gibbs", "Gibbs"),
 }
 
 
@@ -142,7 +143,7 @@ def solver_name(solver: Solver) -> str:
 def check_hyperparameters(solver: Any) -> None:
     """Check the fields there are, and make them Python numbers; TypeError or ValueError names the field."""
     fields = {field.name: field for field in dataclasses.fields(solver)}
-    for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0)):
+    for name, least in (("rank", 1), ("epochs", 1), ("seed", 0), ("early_stopping", 0), ("samples", 1)):
         if name not in fields:
             continue
         value = getattr(solver, name)

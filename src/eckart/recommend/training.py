@@ -49,8 +49,8 @@ def run_epochs(
     Parameters
     ----------
     solver : IterativeSolver
-        Its ``early_stopping`` ends the run after so many epochs without a better validation value and returns the
-        best epoch's state; 0: never, return the last state.
+        Its ``early_stopping``, where it has one, ends the run after so many epochs without a better validation value
+        and returns the best epoch's state; 0: never, return the last state.
     data, validation : Interactions
         What is fitted and what is validated on: a checkpoint is theirs and the solver's, see `fingerprint`.
     state : dict of ndarray
@@ -94,7 +94,7 @@ def _run(
     checkpoint: str | Path | None,
     resume: bool,
 ) -> tuple[State, list[Record]]:
-    epochs, patience = solver.epochs, solver.early_stopping
+    epochs, patience = solver.epochs, getattr(solver, "early_stopping", 0)
     identity = "" if checkpoint is None else fingerprint(solver, data, validation)
     history: list[Record] = []
     best, best_loss, waited = state, math.inf, 0
