@@ -23,21 +23,44 @@ pytestmark = pytest.mark.skipif(
 
 
 def rmse(table: pa.Table, test: np.ndarray, solver: ek.ALS | ek.Gibbs) -> float:
-    train, held_out = (ek.read(table.filter(pa.array(mask)), timestamp=False) for mask in (~test, test))
+    timestamp = "timestamp" if "timestamp" in table.column_names else False
+    train, held_out = (ek.read(table.filter(pa.array(mask)), timestamp=timestamp) for mask in (~test, test))
     return ek.evaluate(solver.fit(train), held_out, intervals=None)["rmse"]
 
 
-def test_movielens_1m_random_tenth():
+def ml1m() -> tuple[pa.Table, np.ndarray]:
     table = pq.read_table(DATA / "ml-1m/ratings.parquet", columns=["user", "item", "rating"])
-    test = np.random.default_rng(0).random(table.num_rows) < 0.1
-    assert rmse(table, test, ek.ALS()) <= 0.850
+    return table, np.random.default_rng(0).random(table.num_rows) < 0.1
+
+
+def over_folds(solver: ek.ALS, *more: str) -> float:
+    columns = ["user", "item", "rating", "u_fold", *more]
+    table = pq.read_table(DATA / "ml-100k/ratings.parquet", columns=columns)
+    fold, table = table["u_fold"].to_numpy(), table.drop_columns("u_fold")
+    return float(np.mean([rmse(table, fold == f, solver) for f in range(1, 6)]))
+
+
+def test_movielens_1m_random_tenth():
+    assert rmse(*ml1m(), ek.ALS()) <= 0.850
+
+
+def test_movielens_1m_with_implicit_features():
+    assert rmse(*ml1m(), ek.ALS(reg=0.6, exponent=0.7, epochs=10, implicit_reg=50.0)) <= 0.823
 
 
 def test_movielens_100k_official_folds():
-    table = pq.read_table(DATA / "ml-100k/ratings.parquet", columns=["user", "item", "rating", "u_fold"])
-    fold, table = table["u_fold"].to_numpy(), table.drop_columns("u_fold")
-    errors = [rmse(table, fold == f, ek.ALS(reg=0.12)) for f in range(1, 6)]
-    assert np.mean(errors) <= 0.925
+    assert over_folds(ek.ALS(reg=0.12)) <= 0.925
+
+
+IMPLICIT_100K = {"rank": 24, "reg": 1.2, "exponent": 0.6, "epochs": 12, "implicit_reg": 30.0}
+
+
+def test_movielens_100k_with_implicit_features():
+    assert over_folds(ek.ALS(**IMPLICIT_100K)) <= 0.886
+
+
+def test_movielens_100k_with_drifting_biases():
+    assert over_folds(ek.ALS(**IMPLICIT_100K, user_time_bins=10, time_reg=10.0), "timestamp") <= 0.877
 
 
 def test_movielens_1m_by_a_short_chain_with_its_intervals():

@@ -37,3 +37,19 @@ def implicit_als(data, solver, W, H, *_):
         + solver.reg * np.sum((n_u + a0 * m) ** solver.exponent * np.sum(W**2, axis=1))
         + solver.reg * np.sum((n_i + a0 * n) ** solver.exponent * np.sum(H**2, axis=1))
     )
+
+
+def implied_als(data, solver, W, H, user_bias, item_bias, mean, B):
+    """`als` with rows drawn to B'f_u and D'g_i; D, which a model does not keep, at its optimum."""
+    O = np.zeros(data.matrix.shape)
+    O[data.user_rows(), data.matrix.indices] = 1
+    l_u, l_i = (solver.reg * np.sum(O, axis=axis) ** solver.exponent for axis in (1, 0))
+    F, G = O / np.sqrt(O.sum(axis=1, keepdims=True)), O.T / np.sqrt(O.T.sum(axis=1, keepdims=True))
+    W, H, B = (X.astype(np.float64) for X in (W, H, B))
+    D = np.linalg.solve((G.T * l_i) @ G + solver.implicit_reg * np.eye(len(W)), (G.T * l_i) @ H)
+    return (
+        als(data, solver, W, H, user_bias, item_bias, mean)
+        + l_u @ np.sum((W - F @ B) ** 2 - W**2, axis=1)
+        + l_i @ np.sum((H - G @ D) ** 2 - H**2, axis=1)
+        + solver.implicit_reg * (np.sum(B**2) + np.sum(D**2))
+    )

@@ -129,7 +129,8 @@ def evaluate(
 ) -> Report:
     """Measure a model on held-out entries.
 
-    Rating errors are over all test entries, and present where both the model and `test` have ratings.
+    Rating errors are over all test entries, and present where both the model and `test` have ratings; a model
+    whose biases drift is asked at each entry's time, where `test` has times.
     Ranking metrics are means over the users with at least one target, each served the k best items of
     the catalogue that are not among the user's training entries. Unknown users are served the model's cold
     answer and count; unknown items are targets that no list can hold, and count.
@@ -277,10 +278,14 @@ def _rating_errors(
     model: Model, test: Interactions, level: float | None, seed: int
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     rows, cols, observed = test.user_rows(), test.matrix.indices, test.matrix.data
+    # A model with `uses_times` (a Recommender has it, a wrapper need not) is asked for each entry's own time.
+    predict: Any = model.predict
+    times = test.times if getattr(model, "uses_times", False) else None
     predicted = np.empty(test.nnz, dtype=np.float32)
     for start in range(0, test.nnz, _ENTRIES):
         part = slice(start, start + _ENTRIES)
-        predicted[part] = model.predict(test.users.ids[rows[part]], test.items.ids[cols[part]])
+        pairs = test.users.ids[rows[part]], test.items.ids[cols[part]]
+        predicted[part] = predict(*pairs) if times is None else predict(*pairs, times[part])
     bad = test.nnz - np.count_nonzero(np.isfinite(predicted))
     if bad:
         raise ValueError(f"{bad:,} of {test.nnz:,} predictions are not finite numbers: fit the model again")

@@ -19,7 +19,7 @@ class Explanation(NamedTuple):
     """Why an item scores what it does for a user: score = baseline + sum of the contributions."""
 
     score: float
-    baseline: float  # what a user without a history would be told
+    baseline: float  # what a user without a history would be told, and the drift of today
     reasons: pa.Table  # item, value (what the user gave it), contribution; the largest first
 
 

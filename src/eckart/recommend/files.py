@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from eckart.core import store
 from eckart.core.csr import csr, fault_of
 from eckart.data.vocabulary import Vocabulary
+from eckart.recommend.drift import Drift, Steps
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, named_solver, solver_name
 
@@ -41,7 +43,8 @@ def save(model: Recommender, path: str | Path) -> None:
     }
     ids = {"users": model.users.ids, "items": model.items.ids}
     extra = {"extra": dict(side.extra)} if side.extra else {}
-    store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen, **extra}, ids)
+    drift = {} if model.drift is None else {"drift": _drift_tensors(model.drift)}
+    store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen, **extra, **drift}, ids)
 
 
 def load(path: str | Path) -> Recommender:
@@ -96,4 +99,30 @@ def load(path: str | Path) -> Recommender:
         for key, shape in solver.extra_shapes(m).items()
     }
     side = ItemSide(H, item_bias, mean, factor("popularity", m), extra)
-    return Recommender(solver, users, items, W, user_bias, side, seen, history, warm)
+    drift = _drift(path, tensors, n, m) if "drift" in tensors else None
+    return Recommender(solver, users, items, W, user_bias, side, seen, history, warm, drift)
+
+
+def _drift_tensors(drift: Drift) -> dict[str, np.ndarray]:
+    return {
+        "user_edges": drift.users.edges,
+        "user_heights": drift.users.heights,
+        "item_edges": drift.items.edges,
+        "item_heights": drift.items.heights,
+        "reg": np.array([drift.reg]),
+    }
+
+
+def _drift(path: str | Path, tensors: Mapping[str, Mapping[str, np.ndarray]], n: int, m: int) -> Drift:
+    def steps(side: str, count: int) -> Steps:
+        heights = store.take_tensor(tensors, "drift", f"{side}_heights", (count, None), np.float32, finite=True)
+        bins = max(heights.shape[1], 1)
+        edges = store.take_tensor(tensors, "drift", f"{side}_edges", (count, bins - 1), np.int64)
+        if np.any(edges[:, 1:] < edges[:, :-1]):
+            raise ValueError(f"{path}: the time bins in drift.safetensors are out of order: copy the model again")
+        return Steps(edges, heights)
+
+    reg = float(store.take_tensor(tensors, "drift", "reg", (1,), np.float64, finite=True)[0])
+    if not reg > 0:
+        raise ValueError(f"{path}: reg in drift.safetensors is {reg}, expected a number above 0: copy the model again")
+    return Drift(steps("user", n), steps("item", m), reg)

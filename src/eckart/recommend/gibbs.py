@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -82,8 +81,6 @@ class Gibbs:
     samples: int = 50
     burn_in: float = 0.2
 
-    predicts_ratings: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_hyperparameters(self)
         if self.burn_in >= 1:
@@ -95,6 +92,11 @@ class Gibbs:
         first = int(self.burn_in * self.epochs) + 1
         count = min(self.samples, self.epochs - first + 1)
         return np.linspace(self.epochs, first, count).round().astype(np.int64)[::-1]
+
+    @property
+    def predicts_ratings(self) -> bool:
+        """Scores are on the scale of the ratings."""
+        return True
 
     @property
     def width(self) -> int:

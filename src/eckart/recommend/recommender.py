@@ -28,6 +28,7 @@ from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
 from eckart.recommend.catalogue import Catalogue, entries_of, no_entries, row_list
+from eckart.recommend.drift import Drift, Steps, check_bins, drift_at, fit_drift, fit_steps, steps_at
 from eckart.recommend.explain import Explanation, explanation_of
 from eckart.recommend.ids import at_least_one, id_column, known_rows, newcomer, several
 from eckart.recommend.solver import ItemSide, Solver, popularity_of
@@ -63,6 +64,8 @@ class Recommender:
         One record per epoch: ``epoch``, ``objective`` and, with validation data, a ``validation_...``.
     warm : bool
         Whether the users were folded in, not trained.
+    drift : Drift, optional
+        What is added to the biases at a time, see `with_drift`.
     """
 
     solver: Solver
@@ -74,6 +77,7 @@ class Recommender:
     seen: csr_array
     history: list[dict[str, Any]]
     warm: bool = False
+    drift: Drift | None = None
 
     @property
     def H(self) -> np.ndarray:
@@ -85,15 +89,23 @@ class Recommender:
         """Whether scores are on the scale of the ratings (else they only rank)."""
         return self.solver.predicts_ratings
 
+    @property
+    def uses_times(self) -> bool:
+        """Whether a prediction depends on when it is for."""
+        return self.drift is not None
+
     # -- scores ------------------------------------------------------------------------------------------------
 
-    def predict(self, users: Any, items: Any) -> np.ndarray:
+    def predict(self, users: Any, items: Any, times: Any = None) -> np.ndarray:
         """Score of each (user, item) pair.
 
         Parameters
         ----------
         users, items : array_like of ids, of equal length
             An unknown id contributes nothing: an unknown user with a known item scores mean + item bias.
+        times : array_like of int, of the same length, optional
+            When, in the unit of the training times; None: now, after all that was seen. Makes a difference to a
+            model whose biases drift alone.
 
         Returns
         -------
@@ -115,9 +127,12 @@ class Recommender:
         rows, columns = self.users.rows(several(users)), self.items.rows(several(items))
         if len(rows) != len(columns):
             raise ValueError(f"got {len(rows)} users and {len(columns)} items: give one item per user")
-        side = self.item_side
-        threads = resolve_threads(self.solver.threads)
-        return kernels.pair_scores(self.W, side.H, self.user_bias, side.bias, side.mean, rows, columns, threads)
+        if times is not None:
+            times = np.asarray(times, dtype=np.int64)
+            if times.shape != rows.shape:
+                raise ValueError(f"got {len(rows)} users and times of shape {times.shape}: give one time per user")
+        scores = self._static_scores(rows, columns)
+        return scores if self.drift is None else scores + drift_at(self.drift, rows, columns, times)
 
     def predict_std(self, users: Any, items: Any, *, noise: bool = True) -> np.ndarray:
         """Standard deviation of each (user, item) pair's rating about its prediction.
@@ -237,6 +252,8 @@ class Recommender:
             threads = resolve_threads(self.solver.threads)
             best, score = self._catalogue.best(self.W[known], kept, seen, threads, allowed=allowed, banned=banned)
             score += (self.user_bias[known] + np.float32(self.item_side.mean))[:, None]
+            if self.drift is not None:
+                score += steps_at(self.drift.users, known, None)[:, None]
             items[~cold, :kept], scores[~cold, :kept] = best, score
         return items, scores
 
@@ -370,16 +387,64 @@ class Recommender:
         if interactions.nnz and interactions.items.is_text != self.items.is_text:
             here, there = ("text", "integers") if self.items.is_text else ("integers", "text")
             raise ValueError(f"item ids are {here} in the model and {there} in the histories: give both as the same")
-        seen, _ = interactions.aligned(interactions.users, self.items)
+        seen, known = interactions.aligned(interactions.users, self.items)
         W, bias = self.solver.solve_users(seen, self.item_side)
         folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
         folded.__dict__["_catalogue"] = self._catalogue  # of the items alone: built once, used by both
+        if self.drift is not None:
+            times = None if interactions.times is None else interactions.times[known]
+            folded = dataclasses.replace(folded, drift=self.drift._replace(users=folded._user_steps(times)))
         return folded
 
     def with_all(self, data: Interactions) -> Recommender:
         """Make the same model after training on a part of `data`: every user's row solved from all of it."""
         side = self.item_side._replace(popularity=popularity_of(data.matrix))
         return dataclasses.replace(self.fold_in(data), item_side=side, warm=False)
+
+    def with_drift(self, data: Interactions, user_bins: int = 10, item_bins: int = 0, reg: float = 10.0) -> Recommender:
+        """Make the same model with biases that drift in time, fitted to its errors on `data`.
+
+        min  sum of (error - d_u(t) - f_i(t))^2 + reg (sum of the squares of all steps), see
+        ``eckart.recommend.drift``.
+
+        Parameters
+        ----------
+        data : Interactions
+            What the model was fitted to, with times.
+        user_bins, item_bins : int >= 0
+            Steps of each user and each item, of equally many of its own entries; 0: none.
+        reg : float > 0
+            How many entries it takes for a step to be half of what they say.
+
+        Returns
+        -------
+        Recommender
+            ``predict`` takes times; ``recommend`` is for now, the last step.
+
+        Raises
+        ------
+        ValueError
+            No times, a model that predicts no ratings, other users than the model's.
+
+        Examples
+        --------
+        >>> import eckart as ek
+        >>> columns = {"user": [1, 1, 2, 2], "item": [5, 6, 5, 6], "rating": [5, 4, 2, 1], "timestamp": [1, 2, 3, 9]}
+        >>> data = ek.read(columns)
+        >>> model = ek.ALS(rank=1).fit(data).with_drift(data, user_bins=2, reg=1.0)
+        >>> early, late = model.predict([1, 1], [5, 5], times=[1, 2])
+        >>> bool(early > late)
+        True
+        """
+        check_bins(user_bins, item_bins, reg)
+        if data.times is None or not (data.rated and self.predicts_ratings):
+            raise ValueError("drift is fitted to ratings with timestamps, by a model of ratings: give both")
+        if data.users != self.users or data.items != self.items:
+            raise ValueError("drift is fitted to the data that the model was: these have other users or items")
+        rows, columns = _entries(data.matrix)
+        error = data.matrix.data - self._static_scores(rows, columns).astype(np.float64)
+        drift = fit_drift(rows, columns, data.times, error, data.matrix.shape, user_bins, item_bins, reg)
+        return dataclasses.replace(self, drift=drift)
 
     def explain(self, user: Id, item: Id) -> Explanation:
         """Which entries of the user's history carry the score of `item`, exactly.
@@ -409,6 +474,8 @@ class Recommender:
         begin, end = self.seen.indptr[row], self.seen.indptr[row + 1]
         columns, values = self.seen.indices[begin:end], self.seen.data[begin:end]
         baseline, shares = self.solver.contributions(columns, values, target, self.item_side)
+        if self.drift is not None:
+            baseline += float(drift_at(self.drift, np.array([row]), np.array([target]), None)[0])
         return explanation_of(columns, values, baseline, shares, self.items)
 
     # -- files ----------------------------------------------------------------------------------------------------
@@ -433,9 +500,29 @@ class Recommender:
         n, m = self.seen.shape
         return f"Recommender({self.solver!r}, {n:,} users, {m:,} items, {self.seen.nnz:,} entries)"
 
+    def _static_scores(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        side, threads = self.item_side, resolve_threads(self.solver.threads)
+        return kernels.pair_scores(self.W, side.H, self.user_bias, side.bias, side.mean, rows, columns, threads)
+
+    def _user_steps(self, times: np.ndarray | None) -> Steps:
+        """Drift of the users, solved from what they have been seen to do, at these times; unknown: none."""
+        assert self.drift is not None
+        rows, columns = _entries(self.seen)
+        error = self.seen.data - self._static_scores(rows, columns).astype(np.float64)
+        if times is None:
+            times, error = np.zeros(len(rows), np.int64), 0 * error
+        else:
+            error -= steps_at(self.drift.items, columns, times)
+        return fit_steps(rows, times, error, len(self.W), self.drift.users.heights.shape[1], self.drift.reg)
+
+    @cached_property
+    def _item_bias_now(self) -> np.ndarray:
+        bias = self.item_side.bias
+        return bias if self.drift is None else bias + steps_at(self.drift.items, np.arange(len(bias)), None)
+
     @cached_property
     def _catalogue(self) -> Catalogue:
-        return Catalogue(self.H, self.item_side.bias, resolve_threads(self.solver.threads))
+        return Catalogue(self.H, self._item_bias_now, resolve_threads(self.solver.threads))
 
     @cached_property
     def _unit_items(self) -> Catalogue:
@@ -446,7 +533,7 @@ class Recommender:
     @cached_property
     def _cold_scores(self) -> np.ndarray:
         if self.predicts_ratings:
-            return self.item_side.bias + np.float32(self.item_side.mean)
+            return self._item_bias_now + np.float32(self.item_side.mean)
         return self.item_side.popularity
 
     @cached_property
@@ -465,3 +552,9 @@ class Recommender:
 
 def _descending(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
+
+
+def _entries(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each entry, int64."""
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return rows, matrix.indices.astype(np.int64)

@@ -112,8 +112,6 @@ class IterativeSolver(Solver, Protocol):
 
     @property
     def epochs(self) -> int: ...  # noqa: D102
-    @property
-    def early_stopping(self) -> int: ...  # noqa: D102
 
 
 def named_solver(name: str, hyperparameters: dict[str, Any]) -> Solver:

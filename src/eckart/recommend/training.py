@@ -84,7 +84,7 @@ def run_epochs(
 
 
 def _run(
-    solver: Solver,
+    solver: IterativeSolver,
     data: Interactions,
     validation: Interactions | None,
     state: State,
