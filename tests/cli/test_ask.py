@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import eckart as ek
+from eckart.recommend.solver import SOLVERS
 
 
 def test_evaluate_says_what_the_library_says(eckart, folder):
@@ -116,7 +117,7 @@ def test_info_of_the_installation(eckart):
     told = eckart("info", "--json").json()
     assert told["version"] == ek.__version__
     assert told["kernels"] == {k: list(v) if isinstance(v, tuple) else v for k, v in ek.kernel_info().items()}
-    assert set(told["solvers"]) == {"als", "implicit-als", "gibbs"}
+    assert set(told["solvers"]) == set(SOLVERS)
     assert told["solvers"]["als"]["reg"] == ek.ALS().reg
     for extra in ("demo", "plot", "torch", "hf"):
         assert told["extras"][extra]["installed"] == (not told["extras"][extra]["missing"])

@@ -117,13 +117,14 @@ def _without_factors(
 ) -> Recommender:
     n, m = train.matrix.shape
     no_factors = np.zeros((m, 1), np.float32)
+    extra = {name: np.zeros(shape, np.float32) for name, shape in solver.extra_shapes(m).items()}
     return Recommender(
         solver=solver,
         users=train.users,
         items=train.items,
         W=np.zeros((n, 1), np.float32),
         user_bias=user_bias.astype(np.float32),
-        item_side=ItemSide(no_factors, item_bias.astype(np.float32), mean, popularity_of(train.matrix)),
+        item_side=ItemSide(no_factors, item_bias.astype(np.float32), mean, popularity_of(train.matrix), extra),
         seen=train.matrix,
         history=[],
     )
