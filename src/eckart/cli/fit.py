@@ -27,7 +27,7 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="directory to write")],
     solver: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="als, implicit-als or svd  [default: als if the file has ratings]"),
+        typer.Option(metavar="NAME", help="als, implicit-als, sgd, svd or gibbs  [default: als if there are ratings]"),
     ] = None,
     rank: Annotated[int | None, typer.Option(help=f"number of factors  {_OWN}")] = None,
     reg: Annotated[float | None, typer.Option(help=f"strength of the L2 penalty  {_OWN}")] = None,

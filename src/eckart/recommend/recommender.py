@@ -390,10 +390,10 @@ class Recommender:
         seen, known = interactions.aligned(interactions.users, self.items)
         W, bias = self.solver.solve_users(seen, self.item_side)
         folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
-        folded.__dict__["_catalogue"] = self._catalogue  # of the items alone: built once, used by both
         if self.drift is not None:
             times = None if interactions.times is None else interactions.times[known]
             folded = dataclasses.replace(folded, drift=self.drift._replace(users=folded._user_steps(times)))
+        folded.__dict__["_catalogue"] = self._catalogue  # of the items alone: built once, used by both
         return folded
 
     def with_all(self, data: Interactions) -> Recommender:
