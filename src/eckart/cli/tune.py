@@ -146,7 +146,8 @@ def _command(path: str, solver: Solver) -> str:
     settings = dataclasses.asdict(solver)  # type: ignore[call-overload]
     words = ["eckart", "fit", path, "-o", "MODEL", "--solver", solver_name(solver)]
     for name in ("rank", "reg", "epochs", "seed"):
-        words += [f"--{name}", str(settings.pop(name))]
+        if name in settings:
+            words += [f"--{name}", str(settings.pop(name))]
     default = type(solver)()
     for name, value in settings.items():
         if value != getattr(default, name) and name != "threads":

@@ -47,7 +47,7 @@ search ended because {_STOPPED[tuning.stopped]}. That number chose the settings,
 ## Every trial, the best first
 
 `value` is that of `best_epoch`. A trial that was *dropped* did worse than others after as many epochs; one that is
-*done* reached the last rung or stopped getting better there.
+*done* reached the last rung.
 
 {markdown_table(columns, rows)}
 """

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["SPACES", "Range", "checked_space", "evenly_spread", "from_unit", "to_unit"]
+__all__ = ["SHARED", "SPACES", "Range", "checked_space", "evenly_spread", "from_unit", "to_unit"]
 
 
 class Range(NamedTuple):
@@ -29,13 +29,21 @@ _RANK = Range(8, 128, whole=True)
 # Solver -> setting -> range, in one place. A setting that only rescales another is left out: alpha of ImplicitALS
 # times a constant is unobserved_weight and reg divided by it.
 SPACES: dict[str, dict[str, Range]] = {
-    "als": {"rank": _RANK, "reg": Range(0.01, 1.0), "exponent": Range(0.4, 1.2, log=False)},
+    "als": {
+        "rank": _RANK,
+        "reg": Range(0.01, 1.0),
+        "exponent": Range(0.4, 1.2, log=False),
+        "implicit_reg": Range(10, 1000),
+    },
+    "gibbs": {"rank": Range(8, 64, whole=True)},
     "implicit-als": {
         "rank": Range(16, 256, whole=True),
         "reg": Range(1e-4, 0.1),
         "unobserved_weight": Range(0.01, 1.0),
         "exponent": Range(0.0, 1.0, log=False),
     },
+    "sgd": {"rank": _RANK, "reg": Range(0.005, 0.5), "step": Range(0.01, 0.3)},
+    "svd": {"rank": Range(2, 1024, whole=True)},
 }
 SHARED = {"rank": _RANK, "reg": Range(1e-3, 1.0)}  # of a solver without a line above
 
@@ -61,15 +69,16 @@ def checked_space(space: Mapping[str, Any], fields: Mapping[str, str], largest_r
             raise ValueError(f"space has {name!r}, which is no setting of the solver: it has {', '.join(fields)}")
         if fields[name] not in ("int", "float") or name in ("epochs", "seed", "early_stopping"):
             raise ValueError(f"space has {name!r}, which cannot be searched: leave it out, or set it on the solver")
-        low, high, *rest = given
-        one = Range(low, high, *rest)
+        if not isinstance(given, (tuple, list)) or not 2 <= len(given) <= 4:
+            raise ValueError(f"the range of {name} is {given!r}, expected (low, high), (low, high, log) or None")
+        one = Range(*given)
         one = one._replace(whole=one.whole or fields[name] == "int")
         if name == "rank":
             one = one._replace(low=min(one.low, largest_rank), high=min(one.high, largest_rank))
         if not (math.isfinite(one.low) and math.isfinite(one.high) and one.low <= one.high):
-            raise ValueError(f"the range of {name} is {low} to {high}: give two finite numbers, the smaller first")
+            raise ValueError(f"the range of {name} is {one.low} to {one.high}: give two finite numbers, the smaller first")
         if one.log and one.low <= 0:
-            raise ValueError(f"the range of {name} starts at {low}: above 0, or (low, high, False) for a linear one")
+            raise ValueError(f"the range of {name} starts at {one.low}: above 0, or (low, high, False) for a linear one")
         checked[name] = one
     return checked
 

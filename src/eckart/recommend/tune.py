@@ -1,9 +1,10 @@
 """Choosing settings: successive halving in a box that shrinks around the best, on a split made inside the data.
 
 A round draws trials and runs each for a few epochs; the best third goes on, from where it was, to three times as
-many, and the best third of those to three times as many again (Jamieson, Talwalkar 2016; Li et al. 2018). The first
-two rounds look everywhere in the solver's ranges (space.py), every later one in a box of half the sides around the
-best so far. The number of epochs is tuned too: a trial's value is that of its best epoch.
+many, and the best third of those to three times as many again (Jamieson, Talwalkar 2016; Li et al. 2018). Two rounds
+look everywhere in the solver's ranges (space.py), the four after them in a box around the best so far, of half the
+sides each time; then everywhere again, in case the best was a hole of its own. The number of epochs is tuned too: a
+trial's value is that of its best epoch.
 
 A trial is a fit with a checkpoint, resumed where it is promoted: no epoch is run twice, and the state is to the bit
 that of an uninterrupted fit. Trials run one after the other, for each uses all threads.
@@ -37,8 +38,8 @@ __all__ = ["Tuning", "tune"]
 
 _ROUND = 9  # trials; 9, 3 and 1 of them reach the three rungs
 _RUNGS = (9, 3, 1)  # a rung's epochs are the most that a trial may take, divided by these
-_EVERYWHERE = 2  # rounds over the whole space; 18 points, and the start
-_NARROWEST = 1 / 32  # of an axis: the settings of such a box are the same for every purpose
+_SIDES = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of the box of each round of a cycle, as shares of the axes
+_ENOUGH = 1e-4  # a cycle that betters the best by a smaller share of it is the last
 _PATIENCE = 3  # epochs without a better value end a trial
 _METRICS = ("rmse", "mae", "recall", "recall_capped", "precision", "ndcg", "map", "mrr", "hit_rate")
 
@@ -56,9 +57,9 @@ class Tuning:
         The best trial's, on the validation part. Optimistic: it is the best of many. `test` is not.
     trials : pyarrow.Table
         A row a trial, in the order they were drawn: ``trial``, ``round``; a column for every setting searched;
-        ``rung`` (0, 1, 2), ``epochs`` run, ``best_epoch``, ``value`` there (null: none was reached), ``seconds``
-        it took, ``at`` (seconds from the start until its best epoch was done) and ``status``: "done", "dropped",
-        "stopped" by the budget or an interruption, or why it failed.
+        ``rung`` reached (0, 1, 2), ``epochs`` run, ``best_epoch``, ``value`` there (null: none was reached),
+        ``seconds`` it took, ``at`` (seconds from the start until its best epoch was done) and ``status``: "done"
+        (the last rung), "dropped" before it, "stopped" by the budget or an interruption, or "failed: " and why.
     stopped : {"trials", "time", "converged", "interrupted"}
         Why there are no more.
     test : Report, optional
@@ -137,7 +138,8 @@ def tune(
     data : Interactions
         Training data. What you will judge the model by must not be among them.
     solver : str or Solver
-        Its name, or an instance: the first trial, and what is not searched stays as it is there.
+        Its name, or an instance: the first trial, moved into the ranges in `space`. What is not searched stays as it
+        is there.
     budget : float > 0, optional
         Seconds; looked at after every epoch. 60 where `trials` is not given either.
     trials : int >= 1, optional
@@ -199,17 +201,19 @@ def tune(
         fit, valid = train, validation
     else:
         fit, valid = split(train, test=validation, by=by, seed=seed)
-    start = dataclasses.replace(start, rank=min(start.rank, *fit.matrix.shape))  # type: ignore[type-var]
+    ranges = _space(start, space, min(fit.matrix.shape))
+    start = _within(start, {name: axis for name, axis in ranges.items() if name in (space or {})}, fit)
     search = _Search(
-        start, fit, valid, metric, space=_space(start, space, min(fit.matrix.shape)), seed=seed, threads=threads,
-        most=epochs or 2 * start.epochs, budget=budget, trials=trials, callback=callback,
+        start, fit, valid, metric, space=ranges, seed=seed, threads=threads,
+        most=epochs or 2 * getattr(start, "epochs", 1), budget=budget, trials=trials, callback=callback,
     )  # fmt: skip
     stopped = search.run()
     best = search.best()
     if best is None:
         why = {trial.status for trial in search.trials} - {"stopped"}
         raise ValueError("; ".join(sorted(why)) or f"no epoch was done in {budget:g} s: give a larger budget")
-    chosen = dataclasses.replace(best.solver, epochs=best.best_epoch, early_stopping=0, threads=start.threads)  # type: ignore[type-var]
+    found = {"threads": start.threads, "epochs": best.best_epoch, "early_stopping": 0}
+    chosen = dataclasses.replace(best.solver, **{k: v for k, v in found.items() if hasattr(start, k)})  # type: ignore[type-var]
     report = None
     if held_out is not None and stopped != "interrupted":
         report = evaluate(dataclasses.replace(chosen, threads=threads).fit(train), held_out)  # type: ignore[type-var]
@@ -236,10 +240,13 @@ class _Search:
     ) -> None:
         self.start, self.fit, self.valid, self.metric, self.space = start, fit, valid, metric, space
         self.sign = 1 if _is_error(metric) else -1  # loss = sign * value
-        self.rungs = sorted({math.ceil(most / part) for part in _RUNGS})
+        self.one_step = not hasattr(start, "epochs")  # fitted in one step: no epochs to tune, nothing to go on from
+        self.rungs = [1] if self.one_step else sorted({math.ceil(most / part) for part in _RUNGS})
         # Where the metric is not in the history, a trial must end at the epoch that is measured, not at an earlier.
         own = metric == ("rmse" if start.predicts_ratings else "ndcg@10")
-        self.fixed = {"threads": threads, "early_stopping": (start.early_stopping or _PATIENCE) if own else 0}
+        self.fixed: dict[str, Any] = {"threads": threads}
+        if hasattr(start, "early_stopping"):
+            self.fixed["early_stopping"] = (start.early_stopping or _PATIENCE) if own else 0
         self.shift = np.random.default_rng(seed).random(len(space))
         self.limit, self.callback = trials, callback
         self.began = time.perf_counter()
@@ -252,14 +259,18 @@ class _Search:
             try:
                 number = 0
                 while True:
-                    side = 0.5 ** max(number - _EVERYWHERE + 1, 0)
-                    if side < _NARROWEST:
+                    before = self.best()
+                    for side in _SIDES:
+                        drawn = self.draw(number, side)
+                        if not drawn:
+                            return "trials"
+                        self.halve(drawn, Path(folder))
+                        number += 1
+                    after = self.best()
+                    if after is None or (
+                        before is not None and abs(after.best - before.best) <= _ENOUGH * abs(before.best)
+                    ):
                         return "converged"
-                    drawn = self.draw(number, side)
-                    if not drawn:
-                        return "trials"
-                    self.halve(drawn, Path(folder))
-                    number += 1
             except _TimeIsUp:
                 return "time"
             except KeyboardInterrupt:
@@ -327,9 +338,12 @@ class _Search:
                 raise _TimeIsUp
 
         try:
-            solver = dataclasses.replace(trial.solver, epochs=epochs)  # type: ignore[type-var]
-            model = solver.fit(self.fit, self.valid, callback=on_epoch, checkpoint=checkpoint, resume=True)
-            trial.over = len(model.history) < epochs
+            if self.one_step:
+                model = trial.solver.fit(self.fit, self.valid, callback=on_epoch)
+            else:
+                solver = dataclasses.replace(trial.solver, epochs=epochs)  # type: ignore[type-var]
+                model = solver.fit(self.fit, self.valid, callback=on_epoch, checkpoint=checkpoint, resume=True)
+            trial.over = self.one_step or len(model.history) < epochs
             if not trial.in_history:
                 self.note(trial, evaluate(model, self.valid, _length(self.metric), intervals=None)[self.metric])
             trial.status = status
@@ -375,11 +389,19 @@ class _Search:
 
 def _space(start: Solver, given: Mapping[str, Any] | None, largest_rank: int) -> dict[str, Range]:
     fields = {field.name: str(field.type) for field in dataclasses.fields(start)}  # type: ignore[arg-type]
-    ours = SPACES.get(solver_name(start), SHARED)
+    ours = {name: one for name, one in SPACES.get(solver_name(start), SHARED).items() if name in fields}
     merged = {name: one for name, one in {**ours, **(given or {})}.items() if one is not None}
     if not merged:
         raise ValueError("space leaves nothing to search: give at least one setting a range")
     return checked_space(merged, fields, largest_rank)
+
+
+def _within(start: Solver, given: Mapping[str, Range], fit: Interactions) -> Solver:
+    """Move the start into the ranges that the caller gave, and to a rank that the matrix has."""
+    changed: dict[str, Any] = {"rank": min(start.rank, *fit.matrix.shape)}
+    for name, axis in given.items():
+        changed[name] = min(max(changed.get(name, getattr(start, name)), axis.low), axis.high)
+    return dataclasses.replace(start, **changed)  # type: ignore[type-var]
 
 
 def _check(start: Solver, budget: float | None, trials: int | None, by: str, epochs: int | None, seed: int) -> None:
