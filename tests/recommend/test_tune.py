@@ -257,7 +257,7 @@ def test_any_other_metric_is_measured_at_the_rungs(metric):
         ({"space": {"rnak": (1, 2)}}, "rnak"),
         ({"space": {"seed": (1, 2)}}, "cannot be searched"),
         ({"space": {"reg": (2, 1)}}, "2 to 1"),
-        ({"space": {"reg": (0, 1)}}, "above 0"),
+        ({"space": {"reg": (0, 1)}}, "more than 0"),
         ({"space": {"rank": None, "reg": None, "exponent": None, "implicit_reg": None}}, "nothing to search"),
         ({"space": {"reg": 3}}, "reg is 3"),
         ({"validation": 1.5}, "1.5"),
@@ -303,5 +303,5 @@ def test_points_are_spread_more_evenly_than_independent_ones(d):
 
 
 def test_ranges_keep_to_what_a_setting_takes():
-    assert checked_space({"rank": (4, 500)}, {"rank": "int"}, 60) == {"rank": Range(4, 60, True, True)}
+    assert checked_space({"rank": (4.5, 500)}, {"rank": "int"}, 60) == {"rank": Range(5, 60, True, True)}
     assert module._SIDES[0] == 1

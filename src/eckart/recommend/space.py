@@ -73,12 +73,14 @@ def checked_space(space: Mapping[str, Any], fields: Mapping[str, str], largest_r
             raise ValueError(f"the range of {name} is {given!r}, expected (low, high), (low, high, log) or None")
         one = Range(*given)
         one = one._replace(whole=one.whole or fields[name] == "int")
+        if one.whole and math.isfinite(one.low) and math.isfinite(one.high):
+            one = one._replace(low=math.ceil(one.low), high=math.floor(one.high))
         if name == "rank":
             one = one._replace(low=min(one.low, largest_rank), high=min(one.high, largest_rank))
         if not (math.isfinite(one.low) and math.isfinite(one.high) and one.low <= one.high):
-            raise ValueError(f"the range of {name} is {one.low} to {one.high}: give two finite numbers, the smaller first")
+            raise ValueError(f"the range of {name} is {one.low} to {one.high}: give finite numbers, the smaller first")
         if one.log and one.low <= 0:
-            raise ValueError(f"the range of {name} starts at {one.low}: above 0, or (low, high, False) for a linear one")
+            raise ValueError(f"the range of {name} starts at {one.low}: give more than 0, or (low, high, False)")
         checked[name] = one
     return checked
 
