@@ -269,10 +269,12 @@ def test_a_mistake_is_one_sentence(given, message):
     assert "\n" not in str(error.value)
 
 
-def test_what_the_solver_refuses_is_said_at_once():
-    pairs = ek.synthetic(30, 20, 100, rated=False)
-    with pytest.raises(ValueError, match="ImplicitALS"):
+def test_what_the_solver_refuses_is_said_at_once(monkeypatch):
+    pairs, fits, fit = ek.synthetic(30, 20, 100, rated=False), [], ek.ALS.fit
+    monkeypatch.setattr(ek.ALS, "fit", lambda self, *a, **o: (fits.append(self), fit(self, *a, **o)))
+    with pytest.raises(ValueError, match="use ImplicitALS"):
         ek.tune(pairs, trials=3)
+    assert len(fits) == 1
 
 
 @settings(max_examples=50, deadline=None)
