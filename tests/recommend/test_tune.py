@@ -163,6 +163,17 @@ def test_only_the_best_third_goes_on_and_epochs_add_up(monkeypatch):
     assert [r["rung"] for r in by_reg] == sorted((r["rung"] for r in rows), reverse=True)
 
 
+def test_a_solver_that_is_fitted_in_one_piece_is_not_interrupted(monkeypatch):
+    calls = recorded(monkeypatch)
+    monkeypatch.setattr(module, "WHOLE", {"als"})
+    tuning = ek.tune(DATA, ek.ALS(epochs=7), trials=5, space=SMALL)
+    assert [(solver.epochs, checkpoint) for solver, _, _, checkpoint, _ in calls] == [(7, None)] * 5
+    values = [model.history[-1]["validation_rmse"] for *_, model in calls]
+    assert tuning.trials["value"].to_pylist() == values, "the last epoch's, not the best one's"
+    fit, valid = ek.split(DATA, test=0.1, seed=0)
+    assert all(pairs_of(data) == pairs_of(fit) and pairs_of(held) == pairs_of(valid) for _, data, held, _, _ in calls)
+
+
 def test_a_trial_that_gets_no_better_is_not_run_to_the_end():
     tuning = ek.tune(DATA, ek.ALS(rank=8, reg=1e-3, epochs=30), trials=1)
     (row,) = tuning.trials.to_pylist()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["SHARED", "SPACES", "Range", "checked_space", "evenly_spread", "from_unit", "to_unit"]
+__all__ = ["SHARED", "SPACES", "WHOLE", "Range", "checked_space", "evenly_spread", "from_unit", "to_unit"]
 
 
 class Range(NamedTuple):
@@ -45,6 +45,8 @@ SPACES: dict[str, dict[str, Range]] = {
     "sgd": {"rank": _RANK, "reg": Range(0.005, 0.5), "step": Range(0.01, 0.3)},
     "svd": {"rank": Range(2, 1024, whole=True)},
 }
+# What an epoch does depends on how many there will be (a burn-in that is a share of them): fitted in one piece.
+WHOLE = {"gibbs"}
 SHARED = {"rank": _RANK, "reg": Range(1e-3, 1.0)}  # of a solver without a line above
 
 

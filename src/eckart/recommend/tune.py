@@ -29,7 +29,7 @@ from eckart.data.interactions import Interactions
 from eckart.data.split import split
 from eckart.recommend.evaluate import Report, evaluate
 from eckart.recommend.solver import Solver, named_solver, solver_name
-from eckart.recommend.space import SHARED, SPACES, Range, checked_space, evenly_spread, from_unit, to_unit
+from eckart.recommend.space import SHARED, SPACES, WHOLE, Range, checked_space, evenly_spread, from_unit, to_unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -158,7 +158,7 @@ def tune(
     space : mapping of setting to (low, high) or (low, high, log), optional
         Ranges that replace or add to the solver's; None in place of a range leaves a setting as it is.
     epochs : int, optional
-        Most epochs of a trial; by default twice the solver's.
+        Most epochs of a trial; by default twice the solver's, or the solver's where it is fitted in one piece.
     seed : int
         Of the splits and the draws.
     threads : int, optional
@@ -205,7 +205,7 @@ def tune(
     start = _within(start, {name: axis for name, axis in ranges.items() if name in (space or {})}, fit)
     search = _Search(
         start, fit, valid, metric, space=ranges, seed=seed, threads=threads,
-        most=epochs or 2 * getattr(start, "epochs", 1), budget=budget, trials=trials, callback=callback,
+        most=epochs or _most(start), budget=budget, trials=trials, callback=callback,
     )  # fmt: skip
     stopped = search.run()
     best = search.best()
@@ -240,8 +240,9 @@ class _Search:
     ) -> None:
         self.start, self.fit, self.valid, self.metric, self.space = start, fit, valid, metric, space
         self.sign = 1 if _is_error(metric) else -1  # loss = sign * value
-        self.one_step = not hasattr(start, "epochs")  # fitted in one step: no epochs to tune, nothing to go on from
-        self.rungs = [1] if self.one_step else sorted({math.ceil(most / part) for part in _RUNGS})
+        # Fitted in one step or in one piece: there is one rung, no number of epochs to tune, nothing to go on from.
+        self.whole = not hasattr(start, "epochs") or solver_name(start) in WHOLE
+        self.rungs = [most] if self.whole else sorted({math.ceil(most / part) for part in _RUNGS})
         # Where the metric is not in the history, a trial must end at the epoch that is measured, not at an earlier.
         own = metric == ("rmse" if start.predicts_ratings else "ndcg@10")
         self.fixed: dict[str, Any] = {"threads": threads}
@@ -325,7 +326,7 @@ class _Search:
         def on_epoch(record: dict[str, Any]) -> None:
             trial.epochs = record["epoch"]
             value = record.get(f"validation_{self.metric}")
-            if value is not None:
+            if value is not None and not self.whole:
                 trial.in_history = True
                 self.note(trial, value)
             if self.callback is not None:
@@ -338,14 +339,17 @@ class _Search:
                 raise _TimeIsUp
 
         try:
-            if self.one_step:
-                model = trial.solver.fit(self.fit, self.valid, callback=on_epoch)
-            else:
-                solver = dataclasses.replace(trial.solver, epochs=epochs)  # type: ignore[type-var]
-                model = solver.fit(self.fit, self.valid, callback=on_epoch, checkpoint=checkpoint, resume=True)
-            trial.over = self.one_step or len(model.history) < epochs
+            solver = trial.solver
+            if hasattr(solver, "epochs"):
+                solver = dataclasses.replace(solver, epochs=epochs)  # type: ignore[type-var]
+            options: dict[str, Any] = {} if self.whole else {"checkpoint": checkpoint, "resume": True}
+            model = solver.fit(self.fit, self.valid, callback=on_epoch, **options)
+            trial.over = len(model.history) < epochs
             if not trial.in_history:
-                self.note(trial, evaluate(model, self.valid, _length(self.metric), intervals=None)[self.metric])
+                value = model.history[-1].get(f"validation_{self.metric}") if model.history else None
+                if value is None:
+                    value = evaluate(model, self.valid, _length(self.metric), intervals=None)[self.metric]
+                self.note(trial, value)
             trial.status = status
         except (ArithmeticError, ValueError, MemoryError) as error:
             # What stops the first trial, whose settings are the caller's, would stop all the others.
@@ -394,6 +398,12 @@ def _space(start: Solver, given: Mapping[str, Any] | None, largest_rank: int) ->
     if not merged:
         raise ValueError("space leaves nothing to search: give at least one setting a range")
     return checked_space(merged, fields, largest_rank)
+
+
+def _most(start: Solver) -> int:
+    """Most epochs of a trial where the caller does not say."""
+    epochs = getattr(start, "epochs", 1)
+    return epochs if solver_name(start) in WHOLE else 2 * epochs
 
 
 def _within(start: Solver, given: Mapping[str, Range], fit: Interactions) -> Solver:
