@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eckart as ek
-from eckart.recommend import tune as module
+from eckart.recommend import halving
 from eckart.recommend.solver import SOLVERS, named_solver
 from eckart.recommend.space import SHARED, SPACES, Range, checked_space, evenly_spread, from_unit, to_unit
 
@@ -165,7 +165,7 @@ def test_only_the_best_third_goes_on_and_epochs_add_up(monkeypatch):
 
 def test_a_solver_that_is_fitted_in_one_piece_is_not_interrupted(monkeypatch):
     calls = recorded(monkeypatch)
-    monkeypatch.setattr(module, "WHOLE", {"als"})
+    monkeypatch.setattr(halving, "WHOLE", {"als"})
     tuning = ek.tune(DATA, ek.ALS(epochs=7), trials=5, space=SMALL)
     assert [(solver.epochs, checkpoint) for solver, _, _, checkpoint, _ in calls] == [(7, None)] * 5
     values = [model.history[-1]["validation_rmse"] for *_, model in calls]
@@ -317,4 +317,3 @@ def test_points_are_spread_more_evenly_than_independent_ones(d):
 
 def test_ranges_keep_to_what_a_setting_takes():
     assert checked_space({"rank": (4.5, 500)}, {"rank": "int"}, 60) == {"rank": Range(5, 60, True, True)}
-    assert module._SIDES[0] == 1
