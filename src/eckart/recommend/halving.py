@@ -75,7 +75,7 @@ class Search:
         space: dict[str, Range],
         seed: int,
         threads: int | None,
-        most: int,
+        epochs: int | None,
         budget: float | None,
         trials: int | None,
         callback: Callable[[dict[str, Any]], None] | None,
@@ -84,6 +84,7 @@ class Search:
         self.sign = 1 if is_error(metric) else -1  # loss = sign * value
         # Fitted in one step or in one piece: there is one rung, no number of epochs to tune, nothing to go on from.
         self.whole = not hasattr(start, "epochs") or solver_name(start) in WHOLE
+        most = epochs or getattr(start, "epochs", 1) * (1 if self.whole else 2)
         self.rungs = [most] if self.whole else sorted({math.ceil(most / part) for part in _RUNGS})
         # Where the metric is not in the history, a trial must end at the epoch that is measured, not at an earlier.
         own = metric == ("rmse" if start.predicts_ratings else "ndcg@10")

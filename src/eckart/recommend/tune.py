@@ -17,7 +17,7 @@ from eckart.data.split import split
 from eckart.recommend.evaluate import Report, evaluate
 from eckart.recommend.halving import Search, is_error
 from eckart.recommend.solver import Solver, named_solver, solver_name
-from eckart.recommend.space import SHARED, SPACES, WHOLE, Range, checked_space
+from eckart.recommend.space import SHARED, SPACES, Range, checked_space
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,7 +168,7 @@ def tune(
     start = _within(start, {name: axis for name, axis in ranges.items() if name in (space or {})}, fit)
     search = Search(
         start, fit, valid, metric, space=ranges, seed=seed, threads=threads,
-        most=epochs or _most(start), budget=budget, trials=trials, callback=callback,
+        epochs=epochs, budget=budget, trials=trials, callback=callback,
     )  # fmt: skip
     stopped = search.run()
     best = search.best()
@@ -190,12 +190,6 @@ def _space(start: Solver, given: Mapping[str, Any] | None, largest_rank: int) ->
     if not merged:
         raise ValueError("space leaves nothing to search: give at least one setting a range")
     return checked_space(merged, fields, largest_rank)
-
-
-def _most(start: Solver) -> int:
-    """Most epochs of a trial where the caller does not say."""
-    epochs = getattr(start, "epochs", 1)
-    return epochs if solver_name(start) in WHOLE else 2 * epochs
 
 
 def _within(start: Solver, given: Mapping[str, Range], fit: Interactions) -> Solver:
