@@ -31,9 +31,9 @@ _RANK = Range(8, 128, whole=True)
 SPACES: dict[str, dict[str, Range]] = {
     "als": {
         "rank": _RANK,
-        "reg": Range(0.01, 1.0),
+        "reg": Range(0.02, 2.0),
         "exponent": Range(0.4, 1.2, log=False),
-        "implicit_reg": Range(10, 1000),
+        "implicit_reg": Range(10, 500),
     },
     "gibbs": {"rank": Range(8, 64, whole=True)},
     "implicit-als": {
