@@ -89,8 +89,9 @@ class Search:
         # Where the metric is not in the history, a trial must end at the epoch that is measured, not at an earlier.
         own = metric == ("rmse" if start.predicts_ratings else "ndcg@10")
         self.fixed: dict[str, Any] = {"threads": threads}
-        if hasattr(start, "early_stopping"):
-            self.fixed["early_stopping"] = (start.early_stopping or _PATIENCE) if own else 0
+        patience = getattr(start, "early_stopping", None)
+        if patience is not None:
+            self.fixed["early_stopping"] = (patience or _PATIENCE) if own else 0
         self.shift = np.random.default_rng(seed).random(len(space))
         self.limit, self.callback = trials, callback
         self.began = time.perf_counter()

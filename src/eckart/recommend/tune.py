@@ -185,7 +185,7 @@ def tune(
 
 def _space(start: Solver, given: Mapping[str, Any] | None, largest_rank: int) -> dict[str, Range]:
     fields = {field.name: str(field.type) for field in dataclasses.fields(start)}  # type: ignore[arg-type]
-    ours = {name: one for name, one in SPACES.get(solver_name(start), SHARED).items() if name in fields}
+    ours = SPACES.get(solver_name(start)) or {name: one for name, one in SHARED.items() if name in fields}
     merged = {name: one for name, one in {**ours, **(given or {})}.items() if one is not None}
     if not merged:
         raise ValueError("space leaves nothing to search: give at least one setting a range")
