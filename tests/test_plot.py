@@ -50,6 +50,29 @@ def test_labels_of_a_map_do_not_cover_each_other():
     assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
 
 
+def test_trials_shows_each_and_marks_the_chosen():
+    values, results = [8, 16, 32, 64, 128], [0.9, 0.85, 0.84, 3.0, 0.86]
+    ax = plot.trials("rank", values, results, [0, 1, 2, 0, 1], "rmse")
+    points = np.concatenate([c.get_offsets() for c in ax.collections])
+    *_, chosen = points.tolist()
+    assert chosen == [32, 0.84]
+    shown = {tuple(p) for p in points.tolist()}
+    assert {(8, 0.9), (16, 0.85), (128, 0.86)} <= shown
+    low, high = ax.get_ylim()
+    assert all(low <= y <= high for x, y in shown), "a wild one stands at the edge"
+    assert high < 3
+    assert ax.get_xscale() == "log"
+    assert plot.trials("x", [1, 2], [0.1, 0.2], [0, 0], "ndcg@10", False).collections[-1].get_offsets()[0, 0] == 2
+
+
+@pytest.mark.parametrize("smaller, curve", [(True, [0.9, 0.9, 0.8]), (False, [0.9, 0.95, 0.95])])
+def test_best_so_far_only_gets_better(smaller, curve):
+    ax = plot.best_so_far([3.0, 1.0, 2.0], [0.8, 0.9, 0.95], "m", smaller)
+    (line,) = ax.get_lines()
+    assert line.get_ydata().tolist()[:3] == curve
+    assert line.get_xdata().tolist()[:3] == [1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("label", ["$x^2", "a $5 film for $6", "\\alpha", "東京"])
 def test_a_label_is_text_and_not_mathematics(label, tmp_path):
     import warnings
@@ -66,6 +89,8 @@ def test_a_label_is_text_and_not_mathematics(label, tmp_path):
     [
         lambda ax: plot.convergence(HISTORY, ax),
         lambda ax: plot.error_by_activity(["all"], {"ALS": [0.9]}, [5], ax),
+        lambda ax: plot.trials("reg", [0.1, 0.2], [0.9, 0.8], [0, 1], "rmse", ax=ax),
+        lambda ax: plot.best_so_far([1.0], [0.9], "rmse", ax=ax),
         lambda ax: plot.item_map(np.eye(3)[:, :2], "abc", (0.5, 0.5), ax),
     ],
 )

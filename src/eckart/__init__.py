@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eckart.recommend.recommender import Recommender
     from eckart.recommend.sgd import SGD
     from eckart.recommend.svd import SVD
+    from eckart.recommend.tune import tune
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ _HOME = {
     "read": "data.read",
     "split": "data.split",
     "synthetic": "data.synthetic",
+    "tune": "recommend.tune",
 }
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "read",
     "split",
     "synthetic",
+    "tune",
 ]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from eckart.recommend.recommender import Recommender
     from eckart.recommend.solver import Solver
 
-__all__ = ["fit"]
+__all__ = ["fit", "fitted", "require_writable", "solver_of"]
 
 _OWN = "[default: the solver's, see eckart info]"
 
@@ -70,7 +70,7 @@ def fit(
         raise typer.BadParameter("--resume needs the directory to go on from: --checkpoint DIR")
     if test is not None and not 0 < test < 1:
         raise typer.BadParameter(f"--test is {test:g}, expected a fraction between 0 and 1")
-    _require_writable(output, checkpoint)
+    require_writable(output, checkpoint)
 
     from eckart.recommend.evaluate import evaluate
 
@@ -78,9 +78,9 @@ def fit(
     shared["early_stopping"] = early_stopping
     given = {name: value for name, value in shared.items() if value is not None}
     if solver is not None or not setting:
-        _solver(solver or "als", given, setting)  # a mistake shows before the long read
+        solver_of(solver or "als", given, setting)  # a mistake shows before the long read
     data = ratings.read(path, user, item, rating, timestamp, duplicates, bad_lines, delimiter)
-    chosen = _solver(solver or ("als" if data.rated else "implicit-als"), given, setting)
+    chosen = solver_of(solver or ("als" if data.rated else "implicit-als"), given, setting)
     train, held_out = data, None
     if test is not None or by is not None:
         from eckart.data.split import split
@@ -88,7 +88,7 @@ def fit(
         train, held_out = split(data, test=test or 0.1, by=by or "random", seed=chosen.seed)
 
     started = time.perf_counter()
-    model = _fitted(chosen, train, checkpoint, resume)
+    model = fitted(chosen, train, checkpoint, resume)
     seconds = time.perf_counter() - started
     model.save(output)
     report = None
@@ -105,7 +105,7 @@ def fit(
         terminal.print_table(*terminal.report_rows(report))
 
 
-def _require_writable(output: Path, checkpoint: Path | None) -> None:
+def require_writable(output: Path, checkpoint: Path | None) -> None:
     """Refuse an output that could not be written, before hours have gone into it."""
     from eckart.core.store import check_replaceable
 
@@ -122,7 +122,8 @@ def _require_writable(output: Path, checkpoint: Path | None) -> None:
             raise PermissionError(f"{parent} is not writable, so {path} cannot be written: choose another path")
 
 
-def _solver(name: str, shared: dict[str, Any], settings: list[str] | None) -> Solver:
+def solver_of(name: str, shared: dict[str, Any], settings: list[str] | None) -> Solver:
+    """Build the solver that --solver, the shared options and every -s name=value describe."""
     from eckart.recommend.solver import named_solver
 
     try:
@@ -158,7 +159,8 @@ def _typed(name: str, text: str, kind: str) -> Any:
     return text
 
 
-def _fitted(solver: Solver, train: Interactions, checkpoint: Path | None, resume: bool) -> Recommender:
+def fitted(solver: Solver, train: Interactions, checkpoint: Path | None, resume: bool) -> Recommender:
+    """Fit with a bar on stderr; an interruption says what is kept."""
     done, epochs = 0, getattr(solver, "epochs", 1)  # svd has none: it is one step
     try:
         with terminal.epochs_bar(epochs, "fitting") as bar:

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import demo, evaluate, fit, info, prepare, recommend
+from eckart.cli import demo, evaluate, fit, info, prepare, recommend, tune
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit.fit)
 app.command("prepare")(prepare.prepare)
+app.command("tune")(tune.tune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
 app.command("similar")(recommend.similar)
