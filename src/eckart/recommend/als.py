@@ -1,4 +1,4 @@
-"""Alternating least squares for ratings: each half-sweep solves every row exactly.
+"""Alternating least squares for ratings: each half-sweep solves every row, given the other side.
 
     min  sum over observed (u, i) of (r_ui - mean - b_u - c_i - w_u . h_i)^2
          + sum_u l_u (|w_u|^2 + b_u^2) + sum_i l_i (|h_i|^2 + c_i^2),       l_u = reg n_u^exponent
@@ -38,7 +38,7 @@ __all__ = ["ALS"]
 
 @dataclass(frozen=True)
 class ALS:
-    """Exact alternating least squares for explicit ratings.
+    """Alternating least squares for explicit ratings.
 
     Parameters
     ----------
@@ -57,6 +57,10 @@ class ALS:
     early_stopping : int
         Stop after so many epochs without a better RMSE on the validation ratings (a random tenth of the training
         ratings where none are given) and keep the best epoch; 0: never.
+    solver : {"auto", "exact", "cg", "block"}
+        How rows are solved: to the optimum, or improved by two steps of conjugate gradients or a sweep over blocks of 64
+        factors, which is quicker at large ranks. "auto" takes exact rows unless they cost three times as much. Users are
+        solved exactly at the end in any case.
     implicit_reg : float >= 0
         Draws each row to where a regression on which entries it has says it should be, not to 0, with this penalty
         on the regression; 0: no regression. MovieLens is well served by 30 to 100, with an `exponent` of 0.6 to 0.7.
