@@ -58,9 +58,9 @@ class ALS:
         Stop after so many epochs without a better RMSE on the validation ratings (a random tenth of the training
         ratings where none are given) and keep the best epoch; 0: never.
     solver : {"auto", "exact", "cg", "block"}
-        How rows are solved: to the optimum, or improved by two steps of conjugate gradients or a sweep over blocks of 64
-        factors, which is quicker at large ranks. "auto" takes exact rows unless they cost three times as much. Users are
-        solved exactly at the end in any case.
+        How rows are solved: to the optimum, or improved by two steps of conjugate gradients or a sweep over blocks
+        of 64 factors, which is quicker at large ranks. "auto" takes exact rows unless they cost three times as much.
+        Users are solved exactly at the end in any case.
     implicit_reg : float >= 0
         Draws each row to where a regression on which entries it has says it should be, not to 0, with this penalty
         on the regression; 0: no regression. MovieLens is well served by 30 to 100, with an `exponent` of 0.6 to 0.7.

@@ -6,7 +6,8 @@
     l_u = reg (n_u + unobserved_weight * m)^exponent,     l_i = reg (n_i + unobserved_weight * n)^exponent
 
 The sum over all cells costs nothing: it is  w_u' (H'H) w_u  (Hu, Koren, Volinsky 2008), and in the eigenbasis of H'H
-it is a diagonal (eigenbasis.py): both sides are rotated there before each half-sweep. The frequency-scaled penalty is what makes the method competitive (Rendle, Krichene, Zhang, Koren 2021).
+it is a diagonal (eigenbasis.py): both sides are rotated there before each half-sweep. The frequency-scaled penalty is
+what makes the method competitive (Rendle, Krichene, Zhang, Koren 2021).
 
 Symbols: n_u entries of user u; n users, m items; W (n x k), H (m x k). See docs/notation.md.
 """
@@ -60,9 +61,9 @@ class ImplicitALS:
         Stop after so many epochs without a better NDCG@10 on the validation entries (a random tenth of the
         training entries where none are given) and keep the best epoch; 0: never.
     solver : {"auto", "exact", "cg", "block"}
-        How rows are solved: to the optimum, or improved by two steps of conjugate gradients or a sweep over blocks of 64
-        factors, which is quicker at large ranks. "auto" takes exact rows unless they cost three times as much. Users are
-        solved exactly at the end in any case.
+        How rows are solved: to the optimum, or improved by two steps of conjugate gradients or a sweep over blocks
+        of 64 factors, which is quicker at large ranks. "auto" takes exact rows unless they cost three times as much.
+        Users are solved exactly at the end in any case.
 
     Examples
     --------
