@@ -3,8 +3,8 @@
     python benchmarks/row_solve.py [--ranks 64 128]
 
 Prints every way's microseconds, the cost model's, the speed of long exact rows beside the matrix product of NumPy's
-BLAS, and the median factor by which the model is off, after the one factor that the machine's speed is. Least of several
-turns: other work on the machine only ever adds.
+BLAS, and the median factor by which the model is off, after the one factor that the machine's speed is. Least of
+several turns: other work on the machine only ever adds.
 """
 
 from __future__ import annotations
