@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
@@ -83,6 +84,25 @@ static double worst_error(std::size_t k) {
         worst = std::max(worst, std::fabs(highest - best_score[u * top]));
         worst = std::max(worst, std::fabs(highest - score(u, best[u * top])));
     }
+
+    // By codes: the same items and the same bits.
+    const std::size_t panels = (columns + code_width() - 1) / code_width();
+    std::vector<std::int32_t> order(columns), same(rows * top);
+    std::iota(order.rbegin(), order.rend(), 0);
+    std::vector<std::int8_t> codes(panels * k * code_width());
+    std::vector<float> bounds(panels * code_bounds() * code_width()), same_score(rows * top);
+    if (!pack_codes(Y.data(), columns, k, bias.data(), order.data(), codes.data(), bounds.data(), 2)) return INFINITY;
+    top_one(X.data(), rows, k, Y.data(), codes.data(), bounds.data(), order.data(), columns, bias.data(), none.data(),
+            nullptr, top, same.data(), same_score.data(), 2);
+    if (same != best || same_score != best_score) return INFINITY;
+
+    // The mean of a posterior with precision l I, noise of precision 1 and no biases: a ridge row.
+    std::vector<float> precision(k * k, 0.f), prior(rows * k, 0.f), P(rows * k), none_bias(columns, 0.f);
+    for (std::size_t f = 0; f < k; ++f) precision[f * k + f] = penalty;
+    const RowOptions exact{reg.data(), nullptr, nullptr, Method::exact, 1, 2};
+    posterior_rows(R, Y.data(), k, 1.f, precision.data(), prior.data(), nullptr, P.data(), 2);
+    explicit_rows(R, Y.data(), k, none_bias.data(), 0.f, exact, {X.data(), nullptr, objective.data()});
+    for (std::size_t i = 0; i < rows * k; ++i) worst = std::max<double>(worst, std::fabs(P[i] - X[i]));
     return worst;
 }
 
