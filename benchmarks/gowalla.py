@@ -98,8 +98,9 @@ def main() -> None:
 
     tuning = []
     if args.tune:
-        fit, held = hold_out(train, 0.1, seed=0)
-        some = np.random.default_rng(5).choice(len(users), 3000, replace=False)
+        fit, held = hold_out(train, 0.2, seed=0)
+        some = np.sort(np.random.default_rng(5).choice(len(users), 10_000, replace=False))
+        some = some[np.random.default_rng(6).permutation(10_000)[:4000]]
         held = held.select(np.isin(held.user_rows(), held.users.rows(some)))
         for solver in TRIED:
             began = time.perf_counter()

@@ -120,6 +120,19 @@ def test_the_krylov_way_gives_the_exact_model_whatever_the_names(shape, monkeypa
     np.testing.assert_allclose(scores(again)[np.ix_(new_user, new_item)], scores(approximate), atol=1e-3)
 
 
+def test_a_larger_basis_captures_more(monkeypatch):
+    data = ek.synthetic(users=300, items=200, entries=6000, rated=False, seed=0)
+    monkeypatch.setattr(module, "_EXACT", 0)
+    captured = [
+        ek.SVD(rank=30, normalize=True, basis=basis).fit(data).history[0]["captured"] for basis in (30, 60, None, 200)
+    ]
+    assert captured == sorted(captured)
+    assert captured[1] > captured[0] + 1e-3
+    monkeypatch.undo()
+    exact = ek.SVD(rank=30, normalize=True).fit(data)
+    assert captured[-1] == pytest.approx(exact.history[0]["captured"], abs=1e-5)
+
+
 def test_a_dense_matrix_too_large_for_the_exact_way(monkeypatch):
     R = np.random.default_rng(0).uniform(1, 5, (60, 40))
     u, i = (x.ravel() for x in np.indices(R.shape))
@@ -172,6 +185,10 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         ek.SVD(rank=2).fit(pairs, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="cannot be negative"):
         ek.SVD(rank=1, normalize=True).fit(interactions([0, 1], [0, 1], [1.0, -1.0]))
+    with pytest.raises(ValueError, match="basis is 3, expected the rank, 4, to"):
+        ek.SVD(rank=4, basis=3)
+    with pytest.raises(TypeError, match="basis is 4.5, expected an integer or None"):
+        ek.SVD(rank=4, basis=4.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="normalize is 'yes', expected one of True, False"):
         ek.SVD(normalize="yes")
     with pytest.raises(TypeError, match="center is 1, expected one of True, False, None"):

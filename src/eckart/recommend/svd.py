@@ -70,6 +70,9 @@ class SVD:
         popular.
     power : float >= 0
         p: with `normalize`, the power of the singular values in the scores; 0 weighs all k directions alike.
+    basis : int >= rank, optional
+        Dimension of the Krylov space that a large matrix is approached in: more comes closer to the last of the k
+        directions. None: rank + rank // 3 + 64.
 
     Examples
     --------
@@ -88,12 +91,19 @@ class SVD:
     user_exponent: float = 0.5
     item_exponent: float = 0.4
     power: float = 1.0
+    basis: int | None = None
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
         for name, allowed in (("center", (True, False, None)), ("normalize", (True, False))):
             if not any(getattr(self, name) is x for x in allowed):
                 raise TypeError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, allowed))}")
+        if self.basis is not None:
+            if isinstance(self.basis, bool) or not isinstance(self.basis, (int, np.integer)):
+                raise TypeError(f"basis is {self.basis!r}, expected an integer or None")
+            if not self.rank <= self.basis < 2**31:
+                raise ValueError(f"basis is {self.basis}, expected the rank, {self.rank}, to {2**31 - 1}")
+            object.__setattr__(self, "basis", int(self.basis))
         if self.center and self.normalize:
             raise ValueError("center and normalize are both true: center is for ratings, normalize for interactions")
 
@@ -165,7 +175,7 @@ class SVD:
             rows = data.user_rows()
             M = _with_values(R, R.data / (_entries(rows, n)[rows] ** self.user_exponent * d[R.indices] ** 0.5))
             extra = {"entry_weight": (d ** (-2 * self.item_exponent)).astype(np.float32)}
-        found = _decomposed(M, self.rank, self.seed, threads)
+        found = _decomposed(M, self.rank, self.basis, self.seed, threads)
         H = found.V
         if self.normalize:
             H *= (d**self.item_exponent).astype(np.float32)[:, None]
@@ -212,7 +222,7 @@ class SVD:
         return 0.0, v * product * (items.extra["entry_weight"][columns] if self.normalize else 1)
 
 
-def _decomposed(M: csr_array, rank: int, seed: int, threads: int) -> TruncatedSVD:
+def _decomposed(M: csr_array, rank: int, basis: int | None, seed: int, threads: int) -> TruncatedSVD:
     n, m = M.shape
     if n * m * min(n, m) <= _EXACT:
         return truncated_svd(M.toarray(), rank)
@@ -221,7 +231,7 @@ def _decomposed(M: csr_array, rank: int, seed: int, threads: int) -> TruncatedSV
     start = initial_factors(*((M, by_item) if n > m else (by_item, M)), _START, seed)
     dense = M.nnz == n * m
     A = operator(M.toarray()) if dense else operator(M, transpose=by_item, threads=threads)
-    return krylov_svd(A, rank, start=start, seed=seed)
+    return krylov_svd(A, rank, basis=basis, start=start, seed=seed)
 
 
 def _entries(rows: np.ndarray, size: int) -> np.ndarray:
