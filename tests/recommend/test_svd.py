@@ -187,7 +187,7 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         ek.SVD(rank=1, normalize=True).fit(interactions([0, 1], [0, 1], [1.0, -1.0]))
     with pytest.raises(ValueError, match="basis is 3, expected the rank, 4, to"):
         ek.SVD(rank=4, basis=3)
-    with pytest.raises(TypeError, match="basis is 4.5, expected an integer or None"):
+    with pytest.raises(TypeError, match=r"basis is 4\.5, expected an integer or None"):
         ek.SVD(rank=4, basis=4.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="normalize is 'yes', expected one of True, False"):
         ek.SVD(normalize="yes")
