@@ -11,7 +11,9 @@ machine stretches the latter.
 
 All three penalise a row of n ratings by reg n |x|^2 (cmfrec: ``scale_lam``, Spark: always), with the same reg. cmfrec
 and eckart fit biases under the same penalty; Spark has none, and is given ratings less the training mean, which is
-what the other two subtract. Each starts from its own random factors; the RMSE is of equal numbers of iterations.
+what the other two subtract. The RMSE is of equal numbers of iterations, each from its own random factors: from small
+ones, as cmfrec's and ours are, the first sweeps fit little but biases, while Spark's rows have length 1. `--start 1`
+gives ours that length, too.
 """
 
 from __future__ import annotations
@@ -74,6 +76,7 @@ def sweeps(
     threads, mean = resolve_threads(None), float(R.data.mean(dtype=np.float64))
     reg_users, reg_items = ((args.reg * np.diff(M.indptr)).astype(np.float32) for M in (R, by_item))
     W, user_bias = initial_factors(R, by_item, args.rank, 0), np.zeros(R.shape[0], np.float32)
+    W *= np.float32(args.start / 0.1)  # whose rows are about 0.1 long
     seconds, errors = [], []
     for _ in range(args.iterations):
         began = Clock.now()
@@ -167,6 +170,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--reg", type=float, default=0.07)
+    parser.add_argument("--start", type=float, default=0.1, help="length of our starting rows (0.1)")
     parser.add_argument("--peers", default="cmfrec,spark")
     args = parser.parse_args()
     data = ek.synthetic(users=args.users, items=args.items, entries=args.entries, rated=True, seed=0)
@@ -211,6 +215,7 @@ def main() -> None:
                 "shape": [args.users, args.items, args.entries],
                 "rank": args.rank,
                 "reg": args.reg,
+                "start": args.start,
                 "threads": resolve_threads(None),
                 "isa": kernel_info()["isa"],
                 "load": [round(x, 1) for x in os.getloadavg()],
