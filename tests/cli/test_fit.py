@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,7 +103,8 @@ def large(tmp_path_factory):
 
 def started(*arguments: object, until) -> subprocess.Popen[str]:
     """Process of one command, once `until()` holds."""
-    running = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=-1, stderr=-1, text=True)
+    heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a background job inherits deaf ears
+    running = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=-1, stderr=-1, text=True, preexec_fn=heeds)
     deadline = time.monotonic() + 120
     while not until():
         assert running.poll() is None, running.communicate()
