@@ -275,6 +275,8 @@ class SGD:
         so entry t carries (1 - p_t) h_target' B^-1 h_t, and the baseline what is left: the item's bias, the cells.
         """
         if self.loss == "logistic":
+            if not len(columns):
+                return float(items.bias[target]), np.zeros(0)
             one = csr_array((values, columns, np.array([0, len(columns)])), shape=(1, len(items.H)))
             x = self.solve_users(one, items)[0][0].astype(np.float64)
             H, c = items.H.astype(np.float64), items.bias.astype(np.float64)
