@@ -77,7 +77,7 @@ def test_a_logistic_pass_equals_its_twin(isa, problem, threads, negatives, draw)
     layout, strata, state, k = problem
     _, loss, got = run(isa, layout, strata, state, k, threads, negatives=negatives, draw=draw)
     blocks = twin.sgd_draws(twin.sgd_blocks(*layout), layout[4], negatives, draw)
-    want_loss, *want = twin.sgd_epoch(blocks, strata, *state, k, 3.0, 0.05, 0.1, logistic=True)
+    want_loss, *want = twin.sgd_epoch(blocks, strata, *state, k, 3.0, 0.05, 0.1, True)
     assert loss == pytest.approx(want_loss, rel=1e-4, abs=1e-4)
     for mine, theirs in zip(got, want, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
