@@ -349,7 +349,8 @@ auto py_sgd_layout(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<f
 double py_sgd_epoch(In<std::int64_t, 1> row_bounds, In<std::int64_t, 1> column_bounds, In<std::int64_t, 1> starts,
                     In<std::int32_t, 1> columns, In<float, 1> values, In<std::int32_t, 1> strata, InOut<float, 2> W,
                     InOut<float, 2> H, InOut<float, 2> row_scalars, InOut<float, 2> column_scalars, int k, float mean,
-                    float reg, float step, int threads) {
+                    float reg, float step, int threads, double negatives, std::uint64_t draw) {
+    require(negatives >= 0 && negatives <= 1e4, "negatives is %g, expected 0 to 10000", negatives);
     const SgdGrid grid = sgd_grid(row_bounds, column_bounds);
     const std::size_t B = grid.blocks, workers = checked_threads(threads), width = W.shape(1);
     const std::size_t rows = grid.rows[B], items = grid.columns[B];
@@ -382,7 +383,27 @@ double py_sgd_epoch(In<std::int64_t, 1> row_bounds, In<std::int64_t, 1> column_b
     nb::gil_scoped_release release;
     return sgd_epoch(grid, {starts.data(), columns.data(), values.data()}, strata.data(),
                      {W.data(), H.data(), width, row_scalars.data(), column_scalars.data()},
-                     static_cast<std::size_t>(k), mean, reg, step, workers);
+                     static_cast<std::size_t>(k), mean, reg, step, negatives, draw, workers);
+}
+
+// (X, failed row or -1)
+auto py_logistic_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
+                      In<float, 1> column_bias, In<float, 1> cell, In<float, 1> reg, int steps, int threads) {
+    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(steps >= 1, "steps is %d, expected at least 1", steps);
+    require(column_bias.size() == R.columns, "%zu column biases for %zu columns", column_bias.size(), R.columns);
+    require(cell.size() == R.rows && reg.size() == R.rows, "%zu cell weights and %zu penalties for %zu rows",
+            cell.size(), reg.size(), R.rows);
+    auto X = empty<float>(R.rows, k);
+    std::int64_t failed;
+    {
+        nb::gil_scoped_release release;
+        failed = logistic_rows(R, Y.data(), k, column_bias.data(), cell.data(), reg.data(),
+                               static_cast<std::size_t>(steps), X.data(), workers);
+    }
+    return nb::make_tuple(X, failed);
 }
 
 // (codes, bounds, whether the bounds hold)
@@ -474,7 +495,9 @@ NB_MODULE(ECKART_MODULE, module) {
                "row_at"_a, "place_of"_a, "threads"_a = 1);
     module.def("sgd_epoch", &py_sgd_epoch, "row_bounds"_a, "column_bounds"_a, "starts"_a, "columns"_a, "values"_a,
                "strata"_a, "W"_a, "H"_a, "row_scalars"_a, "column_scalars"_a, "k"_a, "mean"_a, "reg"_a, "step"_a,
-               "threads"_a = 1);
+               "threads"_a = 1, "negatives"_a = 0.0, "draw"_a = 0);
+    module.def("logistic_rows", &py_logistic_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "column_bias"_a,
+               "cell"_a, "reg"_a, "steps"_a, "threads"_a = 1);
     module.def("pair_scores", &py_pair_scores, "X"_a, "Y"_a, "row_bias"_a, "column_bias"_a, "mean"_a, "rows"_a,
                "columns"_a, "threads"_a = 1);
     module.def("pack_items", &py_pack_items, "Y"_a, "threads"_a = 1);

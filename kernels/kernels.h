@@ -94,9 +94,15 @@ struct SgdModel {
 };
 void sgd_layout(const Sparse& R, const SgdGrid& grid, const std::int32_t* row_at, const std::int32_t* place_of,
                 std::int64_t* starts, std::int32_t* columns, float* values, std::size_t threads);
-// One pass, in place; returns the sum of the losses, each before its update.
+// One pass, in place; returns the sum of the losses, each before its update. With `negatives` above 0 the loss is the
+// logistic one, and about so many cells of value 0 are drawn per entry by a hash of `draw`.
 double sgd_epoch(const SgdGrid& grid, const SgdEntries& entries, const std::int32_t* strata, const SgdModel& model,
-                 std::size_t k, float mean, float reg, float step, std::size_t threads);
+                 std::size_t k, float mean, float reg, float step, double negatives, std::uint64_t draw,
+                 std::size_t threads);
+// Users of the logistic loss, in so many steps from 0; see logistic_rows.cpp. `cell` and `reg` hold a weight a row.
+// Returns the first row that fails in float32, or -1.
+std::int64_t logistic_rows(const Sparse& R, const float* Y, std::size_t k, const float* column_bias, const float* cell,
+                           const float* reg, std::size_t steps, float* X, std::size_t threads);
 // Items as bytes, in panels of code_width() items, with code_bounds() rows of bounds a panel; place t holds item
 // order[t]. See top_one.cpp. False where the bounds would not hold, because a factor or a bias is huge or not finite.
 std::size_t code_width();

@@ -11,6 +11,11 @@
 // 2015), where the squared gradient e^2 |h_i|^2 / k of a coordinate is taken for e^2 / k, so that the vector and the
 // bias share one sum. An accumulator a coordinate would double the memory traffic.
 //
+// With the logistic loss an entry is 1 and e = 1 - p or, of a drawn cell, -p, with p = 1 / (1 + exp(-score)); rows then
+// have no bias, which would not rank. A row of n_u entries draws in block column q about negatives n_u |q| / m cells,
+// after its entries there: the number rounded up or down at random so that the mean holds, each column of the block as
+// likely as another, entries among them. Draws are a hash of (draw, row, block), whoever makes them.
+//
 // An update at k = 64 is 8 k = 512 flops on 2 x 256 bytes, read and written. In a block entries are sorted by row, then
 // by column: a row is read and written once a block and stays in registers in between, the rows stand in memory in
 // the order of the visits, and B is so large that the columns of a block fit the second-level cache.
@@ -107,7 +112,7 @@ struct Lane {
 };
 
 // One entry; returns its loss.
-template <std::size_t NV>
+template <std::size_t NV, bool logistic>
 inline float update(const Rule& c, Lane<NV>& lane, float* h, float* column_scalars, float r) {
     const std::size_t nv = NV ? NV : c.vectors;
     float* w = NV ? lane.own : lane.row;
@@ -118,10 +123,10 @@ inline float update(const Rule& c, Lane<NV>& lane, float* h, float* column_scala
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < nv; ++v) s[v % 2] += load(w + v * W) * load(h + v * W);
     const float product = sum(s[0] + s[1]), score = product + (c.mean + a.bias + b.bias);
-    const float e = r - score;
+    const float e = r - (logistic ? 1 / (1 + std::exp(-score)) : score);
     const quad scale = {c.inverse_k, 1, c.inverse_k, 1}, sums = {a.sum, a.sum, b.sum, b.sum};
     const quad steps = c.step * inverse_sqrt(1 + scale * sums), keep = 1 - c.reg * steps, move = e * steps;
-    a = {keep[1] * a.bias + move[1], a.sum + e * e};
+    a = {logistic ? a.bias : keep[1] * a.bias + move[1], a.sum + e * e};
     b = {keep[3] * b.bias + move[3], b.sum + e * e};
     std::memcpy(column_scalars, &b, sizeof b);
 #pragma GCC unroll 8
@@ -130,16 +135,63 @@ inline float update(const Rule& c, Lane<NV>& lane, float* h, float* column_scala
         store(w + v * W, keep[0] * x + move[0] * y);
         store(h + v * W, keep[2] * y + move[2] * x);
     }
-    return e * e;
+    if (!logistic) return e * e;
+    const float wrong = r > 0 ? -score : score;  // log(1 + exp(wrong)) without overflow
+    return std::max(wrong, 0.f) + std::log1p(std::exp(-std::abs(wrong)));
 }
 
+// Finalizer of SplitMix64 (Steele, Lea, Flood 2014).
+inline std::uint64_t mix(std::uint64_t x) {
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+}
+
+struct Draws {
+    double negatives;
+    std::uint64_t key;
+};
+
+// A block with its drawn cells.
+struct Drawn {
+    std::vector<std::int64_t> starts;
+    std::vector<std::int32_t> columns;
+    std::vector<float> values;
+
+    Drawn(const Draws& draws, const SgdGrid& grid, const SgdEntries& entries, std::size_t p, std::size_t q) {
+        const std::int64_t first = grid.rows[p], height = grid.rows[p + 1] - first;
+        const std::int64_t* all = entries.starts + first * static_cast<std::int64_t>(grid.blocks);
+        const std::int64_t left = grid.columns[q], width = grid.columns[q + 1] - left;
+        const double share = draws.negatives * static_cast<double>(width) / grid.columns[grid.blocks];
+        starts.push_back(0);
+        for (std::int64_t t = 0; t < height; ++t) {
+            std::int64_t own = 0;
+            for (std::size_t b = 0; b < grid.blocks; ++b) own += all[b * height + t + 1] - all[b * height + t];
+            for (std::int64_t x = all[q * height + t]; x < all[q * height + t + 1]; ++x) {
+                columns.push_back(entries.columns[x]);
+                values.push_back(1);
+            }
+            const std::uint64_t seed = mix(draws.key ^ mix(static_cast<std::uint64_t>(first + t) * grid.blocks + q));
+            const double up = static_cast<double>(mix(seed) >> 11) * 0x1p-53;
+            const std::int64_t count = static_cast<std::int64_t>(std::floor(static_cast<double>(own) * share + up));
+            for (std::int64_t j = 1; j <= count; ++j) {
+                const std::uint64_t high = mix(seed + static_cast<std::uint64_t>(j)) >> 32;
+                columns.push_back(static_cast<std::int32_t>(
+                    left + static_cast<std::int64_t>(high * static_cast<std::uint64_t>(width) >> 32)));
+                values.push_back(0);
+            }
+            starts.push_back(static_cast<std::int64_t>(columns.size()));
+        }
+    }
+};
+
 // Two rows are walked in turns: what one's next update waits for, the sum of a dot product, the other's does not.
-template <std::size_t NV>
-double block(const Rule& c, const SgdGrid& grid, const SgdEntries& entries, const SgdModel& m, std::size_t p,
-             std::size_t q) {
+template <std::size_t NV, bool logistic>
+double block(const Rule& c, const SgdGrid& grid, const std::int64_t* start, const std::int32_t* columns,
+             const float* values, const SgdModel& m, std::size_t p) {
     const std::size_t kp = c.vectors * W;
     const std::int64_t first = grid.rows[p], height = grid.rows[p + 1] - first;
-    const std::int64_t* start = entries.starts + first * static_cast<std::int64_t>(grid.blocks) + q * height;
     const std::int64_t last = start[height] - 1;
     double loss = 0;
     std::int64_t t = 0;
@@ -152,10 +204,10 @@ double block(const Rule& c, const SgdGrid& grid, const SgdEntries& entries, cons
     };
     const auto step = [&](Lane<NV>& lane) {
         const std::int64_t x = lane.next++;
-        const float* ahead = m.H + static_cast<std::size_t>(entries.columns[std::min(x + 2, last)]) * kp;
+        const float* ahead = m.H + static_cast<std::size_t>(columns[std::min(x + 2, last)]) * kp;
         for (std::size_t f = 0; f < (NV ? NV * W : kp); f += 16) __builtin_prefetch(ahead + f, 1);
-        const std::size_t i = static_cast<std::size_t>(entries.columns[x]);
-        loss += update<NV>(c, lane, m.H + i * kp, m.column_scalars + 2 * i, entries.values[x]);
+        const std::size_t i = static_cast<std::size_t>(columns[x]);
+        loss += update<NV, logistic>(c, lane, m.H + i * kp, m.column_scalars + 2 * i, values[x]);
     };
     Lane<NV> one, two;
     bool left = refill(one), right = refill(two);
@@ -184,14 +236,25 @@ double block(const Rule& c, const SgdGrid& grid, const SgdEntries& entries, cons
 }  // namespace
 
 double sgd_epoch(const SgdGrid& grid, const SgdEntries& entries, const std::int32_t* strata, const SgdModel& model,
-                 std::size_t k, float mean, float reg, float step, std::size_t threads) {
+                 std::size_t k, float mean, float reg, float step, double negatives, std::uint64_t draw,
+                 std::size_t threads) {
     const std::size_t B = grid.blocks;
     const Rule c{step, reg, mean, 1 / static_cast<float>(k), model.width / W};
     std::vector<double> loss(B * B);
     for (std::size_t s = 0; s < B; ++s)
         parallel_for(threads, B, [&](std::size_t p, std::size_t) {
             const std::size_t q = (p + static_cast<std::size_t>(strata[s])) % B;
-            const auto run = [&](auto nv) { return block<decltype(nv)::value>(c, grid, entries, model, p, q); };
+            const auto run = [&](auto nv) {
+                constexpr std::size_t NV = decltype(nv)::value;
+                if (negatives > 0) {
+                    const Drawn drawn({negatives, draw}, grid, entries, p, q);
+                    return block<NV, true>(c, grid, drawn.starts.data(), drawn.columns.data(), drawn.values.data(),
+                                           model, p);
+                }
+                const std::int64_t *all = entries.starts + grid.rows[p] * static_cast<std::int64_t>(B),
+                                   *start = all + static_cast<std::int64_t>(q) * (grid.rows[p + 1] - grid.rows[p]);
+                return block<NV, false>(c, grid, start, entries.columns, entries.values, model, p);
+            };
             double& own = loss[p * B + q];
             switch (c.vectors) {
                 case 1:

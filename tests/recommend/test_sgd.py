@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import ratings
 
 import eckart as ek
+from eckart.recommend.baselines import popularity
 from eckart.recommend.sgd import _dealt, _grid_size
 
 DATA = ek.synthetic(users=300, items=120, entries=9000, seed=2)
@@ -73,7 +75,7 @@ def test_the_grid_depends_on_shape_and_rank_alone():
 
 
 def test_pairs_without_ratings_and_a_step_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="the data have no ratings, only pairs: use ImplicitALS"):
+    with pytest.raises(ValueError, match=r"the data have no ratings, only pairs: use loss=.logistic."):
         ek.SGD().fit(ek.synthetic(users=30, items=20, entries=100, rated=False))
     with pytest.raises(ValueError, match=r"step is 0\.0, expected a number above 0"):
         ek.SGD(step=0)
@@ -84,3 +86,66 @@ def test_pairs_without_ratings_and_a_step_of_nothing_are_refused():
 def test_steps_that_are_too_long_are_reported():
     with pytest.raises(FloatingPointError, match=r"the objective is (inf|nan)"):
         ek.SGD(rank=4, step=1e6).fit(DATA)
+
+
+PAIRS = ek.synthetic(users=300, items=150, entries=9000, rated=False, seed=2)
+LOGISTIC = ek.SGD(rank=8, reg=0.02, step=0.1, epochs=15, loss="logistic")
+
+
+def test_the_logistic_loss_ranks_better_than_popularity():
+    gains = []
+    for seed in range(3):
+        data = ek.synthetic(users=600, items=300, entries=12000, rank=4, popularity=1.5, rated=False, seed=seed)
+        train, test = ek.split(data, test=0.2, seed=0)
+        model = ek.SGD(rank=8, reg=0.03, step=0.3, loss="logistic").fit(train)
+        gains.append(ek.evaluate(model, test)["ndcg@10"] - ek.evaluate(popularity(train), test)["ndcg@10"])
+    assert np.mean(gains) > 0.008
+
+
+def test_a_logistic_run_learns_and_stops_early_by_ndcg():
+    train, test = ek.split(PAIRS, test=0.2, seed=0)
+    model = LOGISTIC.fit(train, test)
+    losses = [record["objective"] for record in model.history]
+    assert losses[-1] < 0.95 * losses[0]
+    assert not model.predicts_ratings
+    stopped = dataclasses.replace(LOGISTIC, epochs=60, early_stopping=2).fit(PAIRS)
+    values = [record["validation_ndcg@10"] for record in stopped.history]
+    assert len(values) == int(np.argmax(values)) + 3 < 60
+
+
+@pytest.mark.parametrize("negatives", [0.5, 4.0])
+def test_the_rows_of_the_logistic_loss_are_near_their_minimum(negatives):
+    model = dataclasses.replace(LOGISTIC, negatives=negatives).fit(PAIRS)
+    H, W = model.H.astype(np.float64), model.W.astype(np.float64)
+    P = 1 / (1 + np.exp(-(model.item_side.bias + W @ H.T)))
+    R, n_u = PAIRS.matrix, np.diff(PAIRS.matrix.indptr)
+    pull = np.array([(1 - P[u, R.indices[a:b]]) @ H[R.indices[a:b]] for u, (a, b) in enumerate(pairwise(R.indptr))])
+    push = (negatives * n_u / len(H))[:, None] * (P @ H) + (0.02 * (1 + negatives) * n_u)[:, None] * W
+    error = np.linalg.norm(pull - push, axis=1)
+    assert np.all(error < 0.01 * np.linalg.norm(pull, axis=1))
+
+
+def test_a_resumed_logistic_run_gives_the_bits_of_one_that_was_not_stopped(tmp_path):
+    solver = dataclasses.replace(LOGISTIC, epochs=4)
+    whole = solver.fit(PAIRS)
+    dataclasses.replace(solver, epochs=2).fit(PAIRS, checkpoint=tmp_path)
+    resumed = solver.fit(PAIRS, checkpoint=tmp_path, resume=True)
+    assert resumed.W.tobytes() == whole.W.tobytes()
+    assert resumed.history == whole.history
+
+
+def test_data_of_the_other_loss_and_bad_settings_are_refused():
+    with pytest.raises(ValueError, match='the data have ratings, loss="logistic" is for pairs'):
+        LOGISTIC.fit(DATA)
+    with pytest.raises(ValueError, match="loss is 'hinge', expected 'squared' or 'logistic'"):
+        ek.SGD(loss="hinge")
+    for negatives in (0.0, 1001.0):
+        with pytest.raises(ValueError, match=f"negatives is {negatives}, expected a number above 0"):
+            ek.SGD(negatives=negatives)
+
+
+def test_without_a_history_the_logistic_score_is_the_items_bias():
+    model = LOGISTIC.fit(PAIRS)
+    none = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    baseline, shares = model.solver.contributions(*none, 3, model.item_side)
+    assert (baseline, len(shares)) == (float(model.item_side.bias[3]), 0)

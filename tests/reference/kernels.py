@@ -91,6 +91,56 @@ def sgd_blocks(indptr, indices, values, row_bounds, column_bounds, row_at, place
     return blocks
 
 
+def mix(x):
+    """Finalizer of SplitMix64, on Python's integers."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def sgd_draws(blocks, column_bounds, negatives, draw):
+    """The blocks with entries of 1 and, after a row's entries, its drawn cells of 0."""
+    size = len(column_bounds) - 1
+    n_u = {}
+    for rows in blocks.values():
+        for place, row in rows:
+            n_u[place] = n_u.get(place, 0) + len(row)
+    drawn = {}
+    for (p, q), rows in blocks.items():
+        left, width = int(column_bounds[q]), int(column_bounds[q + 1] - column_bounds[q])
+        drawn[p, q] = []
+        for place, row in rows:
+            seed = mix(draw ^ mix(place * size + q))
+            share = negatives * width / int(column_bounds[-1])
+            count = int(np.floor(n_u[place] * share + (mix(seed) >> 11) * 2.0**-53))
+            cells = [left + ((mix((seed + j) % 2**64) >> 32) * width >> 32) for j in range(1, count + 1)]
+            drawn[p, q].append((place, [(c, 1.0) for c, _ in row] + [(c, 0.0) for c in cells]))
+    return drawn
+
+
+def logistic_rows(indptr, indices, Y, column_bias, cell, reg, steps):
+    """Majorise-minimise with the curvature's bound 1/4 and Nesterov's momentum, in float64, one row at a time."""
+    Y = Y.astype(np.float64)
+    X = np.zeros((len(indptr) - 1, Y.shape[1]))
+    for u in range(len(X)):
+        Z = Y[indices[indptr[u] : indptr[u + 1]]]
+        if not len(Z):
+            continue
+        A = reg[u] * np.eye(Y.shape[1]) + (cell[u] * Y.T @ Y + Z.T @ Z) / 4
+        x = last = np.zeros(Y.shape[1])
+        for j in range(steps):
+            at = x + j / (j + 3) * (x - last)
+            p_all, p_own = (
+                1 / (1 + np.exp(-s))
+                for s in (column_bias + Y @ at, column_bias[indices[indptr[u] : indptr[u + 1]]] + Z @ at)
+            )
+            g = Z.T @ (1 - p_own) - cell[u] * Y.T @ p_all - reg[u] * at
+            last, x = x, at + np.linalg.solve(A, g)
+        X[u] = x
+    return X
+
+
 def sgd_visits(rows):
     """Entries of a block in the order of the visits: two rows in turns, each replaced by the next when it ends."""
     waiting = [[(place, c, r) for c, r in row] for place, row in rows if row]
@@ -102,20 +152,23 @@ def sgd_visits(rows):
     yield from lanes[0] + lanes[1]
 
 
-def sgd_epoch(blocks, strata, W, H, row_scalars, column_scalars, k, mean, reg, step):
-    """One pass in float64, stratum by stratum; scalars are (bias, sum of squared errors)."""
+def sgd_epoch(blocks, strata, W, H, row_scalars, column_scalars, k, mean, reg, step, logistic=False):
+    """One pass in float64, stratum by stratum; scalars are (bias, sum of squared errors). No row bias if logistic."""
     W, H, a, b = (x.astype(np.float64) for x in (W, H, row_scalars, column_scalars))
     loss, size = 0.0, len(strata)
     for s in strata:
         for p in range(size):
             for u, i, r in sgd_visits(blocks[p, (p + s) % size]):
-                e = r - mean - a[u, 0] - b[i, 0] - W[u] @ H[i]
+                score = mean + a[u, 0] + b[i, 0] + W[u] @ H[i]
+                e = r - (1 / (1 + np.exp(-score)) if logistic else score)
                 step_w, step_h = step / np.sqrt(1 + a[u, 1] / k), step / np.sqrt(1 + b[i, 1] / k)
                 W[u], H[i] = W[u] + step_w * (e * H[i] - reg * W[u]), H[i] + step_h * (e * W[u] - reg * H[i])
                 for side, row in ((a, u), (b, i)):
-                    side[row, 0] += step / np.sqrt(1 + side[row, 1]) * (e - reg * side[row, 0])
+                    side[row, 0] += (
+                        0 if logistic and side is a else step / np.sqrt(1 + side[row, 1]) * (e - reg * side[row, 0])
+                    )
                     side[row, 1] += e**2
-                loss += e**2
+                loss += -np.log(1 - abs(e)) if logistic else e**2
     return loss, W, H, a, b
 
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent for ratings, parallel and reproducible.
+"""Stochastic gradient descent for ratings or for pairs, parallel and reproducible.
 
     min  sum over observed (u, i) of (r_ui - mean - b_u - c_i - w_u . h_i)^2 + reg (|w_u|^2 + b_u^2 + |h_i|^2 + c_i^2)
 
@@ -9,6 +9,17 @@ their ratings, so neither threads nor names change the result.
 
 After the last epoch every user's row is solved exactly, given the items (half a sweep of ALS): folding in a user's
 own history then gives its row back, and an explanation adds up.
+
+With ``loss="logistic"``, for positive-only data, an entry is 1 and for each about `negatives` cells drawn evenly from
+the catalogue are 0, by the score s_ui = c_i + w_u . h_i (Johnson 2014; a user's bias would not rank):
+
+    min  sum over observed  log(1 + exp(-s_ui)) + sum over drawn  log(1 + exp(s_ui))
+         + reg / 2 (|w_u|^2 + |h_i|^2 + c_i^2) for each of either
+
+Observed cells may be drawn too, which biases the score: a cell of user u is drawn q_u = negatives n_u / m times on
+average, and one that is observed with probability P has its optimum at log(P / q_u), not at log(P / (1 - P) / q_u) as
+where only unobserved cells are drawn. Either rises with P and q_u shifts all of a user: the ranks stay.
+The last solve (kernels/logistic_rows.cpp) takes the mean over the draws: every cell of the user, weighted q_u.
 
 Symbols: place, where the dealing puts a user or an item. See docs/notation.md.
 """
@@ -26,19 +37,21 @@ from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.recommend.als import ALS
 from eckart.recommend.initial import colours
-from eckart.recommend.metrics import rmse
+from eckart.recommend.metrics import find_hits, ndcg, rmse
 from eckart.recommend.recommender import Recommender
+from eckart.recommend.rows import require_solved
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
 from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
 
 __all__ = ["SGD"]
 
 _BLOCK_BYTES = 1 << 19  # of item factors in a block: half of a second-level cache of 1 MB
+_FOLD_IN_STEPS = 32  # of the last solve with the logistic loss
 
 
 @dataclass(frozen=True)
 class SGD:
-    """Stratified block SGD for explicit ratings: epochs an order cheaper than those of `ALS`, more of them needed.
+    """Stratified block SGD for ratings or for pairs: epochs an order cheaper than those of `ALS`, more of them needed.
 
     Parameters
     ----------
@@ -56,7 +69,11 @@ class SGD:
         First step of a vector; it then falls with the root of the squared errors the vector has seen.
     early_stopping : int
         Stop after so many epochs without a better RMSE on the validation ratings (a random tenth of the training
-        ratings where none are given) and keep the best epoch; 0: never.
+        ratings where none are given) and keep the best epoch; 0: never. NDCG@10 with the logistic loss.
+    loss : {"squared", "logistic"}
+        Of ratings, and of positive-only data.
+    negatives : float > 0
+        Cells drawn as 0 per entry, with the logistic loss; at most 1000.
 
     Examples
     --------
@@ -74,11 +91,17 @@ class SGD:
     threads: int | None = None
     step: float = 0.05
     early_stopping: int = 0
+    loss: str = "squared"
+    negatives: float = 4.0
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
         if self.step == 0:
             raise ValueError("step is 0.0, expected a number above 0")
+        if self.loss not in ("squared", "logistic"):
+            raise ValueError(f"loss is {self.loss!r}, expected 'squared' or 'logistic'")
+        if not 0 < self.negatives <= 1000:
+            raise ValueError(f"negatives is {self.negatives}, expected a number above 0, at most 1000")
 
     @property
     def width(self) -> int:
@@ -87,8 +110,8 @@ class SGD:
 
     @property
     def predicts_ratings(self) -> bool:
-        """Scores are on the scale of the ratings."""
-        return True
+        """Whether scores are on the scale of the ratings: those of the logistic loss only rank."""
+        return self.loss == "squared"
 
     def extra_shapes(self, items: int) -> dict[str, tuple[int, ...]]:
         """Arrays a model keeps beside factors and biases: none."""
@@ -103,15 +126,16 @@ class SGD:
         checkpoint: str | Path | None = None,
         resume: bool = False,
     ) -> Recommender:
-        """Fit to the observed ratings.
+        """Fit to the observed ratings or pairs.
 
         Parameters
         ----------
         data : Interactions
-            Ratings; positive-only data are refused.
+            Ratings; positive-only data for the logistic loss, to which their values do not count.
         validation : Interactions, optional
             Their RMSE is recorded after every epoch as ``validation_rmse``, with the users as the epoch left them,
-            that is before they are solved exactly; ids unknown to `data` are left out.
+            that is before they are solved exactly; ids unknown to `data` are left out. With the logistic loss it
+            is ``validation_ndcg@10``.
         callback, checkpoint, resume
             As for `ALS.fit`. A record's ``objective`` is the sum of the squared errors met on the way, each before
             its update, and of the penalty at the end of the epoch.
@@ -123,24 +147,32 @@ class SGD:
         Raises
         ------
         ValueError
-            Positive-only data, no data, a rank larger than the matrix, a checkpoint of another run.
+            Data for the other loss, no data, a rank larger than the matrix, a checkpoint of another run.
         FloatingPointError
             An objective that is not finite, or a user's system that is not positive definite in float32.
         """
-        if not data.rated:
-            raise ValueError("the data have no ratings, only pairs: use ImplicitALS (--solver implicit-als)")
+        logistic = self.loss == "logistic"
+        if not data.rated and not logistic:
+            raise ValueError(
+                'the data have no ratings, only pairs: use loss="logistic" (-s loss=logistic) or ImplicitALS '
+                "(--solver implicit-als)"
+            )
+        if data.rated and logistic:
+            raise ValueError('the data have ratings, loss="logistic" is for pairs: use loss="squared" or ImplicitALS')
         everything = data
         if validation is None and self.early_stopping:
             data, validation = hold_out(data, self.seed)
         require_fit(self.rank, data)
-        if validation is not None and not validation.rated:
+        if validation is not None and not validation.rated and not logistic:
             raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads, R = resolve_threads(self.threads), data.matrix
-        mean = float(R.data.mean(dtype=np.float64))
+        mean = 0.0 if logistic else float(R.data.mean(dtype=np.float64))
         deal = _deal(R, data.by_item(), _grid_size(R.shape, self.rank), self.seed)
         entries = deal.lay_out(R, threads)
         n_u = np.diff(R.indptr)[deal.user_at].astype(np.float64)
         n_i = np.bincount(R.indices, minlength=R.shape[1])[deal.item_at].astype(np.float64)
+        if logistic:  # draws are penalised too; by a half, as the loss is not a square
+            n_u, n_i = n_u * (1 + self.negatives) / 2, (n_i + self.negatives * R.nnz / R.shape[1]) / 2
 
         def step(state: State) -> tuple[State, Record]:
             if self.early_stopping:  # the best epoch's state must outlive the next epochs
@@ -151,9 +183,33 @@ class SGD:
             loss = kernels.sgd_epoch(
                 *(deal.user_bounds, deal.item_bounds, *entries, strata, W, H, users, items),
                 *(self.rank, mean, self.reg, self.step, threads),
+                negatives=self.negatives if logistic else 0.0,
+                draw=int(np.random.SeedSequence([self.seed, 3, epoch]).generate_state(1, np.uint64)[0]),
             )
             penalty = self.reg * (n_u @ _squares(W, users) + n_i @ _squares(H, items))
             return {**state, "epoch": state["epoch"] + 1}, {"objective": float(loss + penalty)}
+
+        def item_side(state: State) -> ItemSide:
+            H = np.ascontiguousarray(state["H"][deal.place_of_item, : self.rank])
+            return ItemSide(H, np.ascontiguousarray(state["items"][deal.place_of_item, 0]), mean, popularity_of(R))
+
+        def model(W: np.ndarray, user_bias: np.ndarray, side: ItemSide, history: list[Record]) -> Recommender:
+            return Recommender(
+                solver=self,
+                users=data.users,
+                items=data.items,
+                W=W,
+                user_bias=user_bias,
+                item_side=side,
+                seen=R,
+                history=history,
+            )
+
+        def ndcg_of(state: State) -> tuple[str, float]:
+            W = np.ascontiguousarray(state["W"][deal.place_of_user, : self.rank])
+            fitted = model(W, np.zeros(len(W), np.float32), item_side(state), [])
+            ranked, _ = fitted.top_k(active, 10)
+            return "ndcg@10", float(np.mean(ndcg(*find_hits(ranked, targets))))
 
         def rmse_of(state: State) -> tuple[str, float]:
             users, items = state["users"][:, 0].copy(), state["items"][:, 0].copy()
@@ -162,6 +218,8 @@ class SGD:
 
         if validation is not None:
             held_out = held_out_entries(validation, data)
+            active = np.flatnonzero(np.diff(held_out.indptr))
+            targets = csr_array(held_out[active])
             rows = deal.place_of_user[np.repeat(np.arange(R.shape[0]), np.diff(held_out.indptr))].astype(np.int64)
             columns = deal.place_of_item[held_out.indices].astype(np.int64)
         state, history = run_epochs(
@@ -170,34 +228,65 @@ class SGD:
             validation,
             _start(R.shape, self.rank, self.seed),
             step,
-            None if validation is None else rmse_of,
+            None if validation is None else (ndcg_of if logistic else rmse_of),
             callback=callback,
             checkpoint=checkpoint,
             resume=resume,
         )
-        H = np.ascontiguousarray(state["H"][deal.place_of_item, : self.rank])
-        side = ItemSide(H, np.ascontiguousarray(state["items"][deal.place_of_item, 0]), mean, popularity_of(R))
-        W, user_bias = self.solve_users(R, side)
-        model = Recommender(
-            solver=self,
-            users=data.users,
-            items=data.items,
-            W=W,
-            user_bias=user_bias,
-            item_side=side,
-            seen=R,
-            history=history,
-        )
-        return model if data is everything else model.with_all(everything)
+        side = item_side(state)
+        fitted = model(*self.solve_users(R, side), side, history)
+        return fitted if data is everything else fitted.with_all(everything)
 
     def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
-        """Factors (n, k) and biases (n,) of users with the ratings in `matrix` (n, m): one user half-sweep of ALS."""
+        """Factors (n, k) and biases (n,) of users with the entries in `matrix` (n, m).
+
+        One user half-sweep of ALS; with the logistic loss, 32 steps from 0 towards the minimum over all cells.
+        """
+        if self.loss == "logistic":
+            n_u = np.diff(matrix.indptr)
+            cell = (self.negatives * n_u / matrix.shape[1]).astype(np.float32)
+            with np.errstate(over="ignore"):  # an infinite penalty is reported with the row that fails
+                reg = (self.reg * (1 + self.negatives) * n_u).astype(np.float32)
+            W, failed = kernels.logistic_rows(
+                matrix.indptr.astype(np.int64, copy=False),
+                matrix.indices.astype(np.int32, copy=False),
+                matrix.data,
+                items.H,
+                items.bias,
+                cell,
+                reg,
+                _FOLD_IN_STEPS,
+                resolve_threads(self.threads),
+            )
+            require_solved(failed, reg)
+            return W, np.zeros(len(W), np.float32)
         return self._rows_of().solve_users(matrix, items)
 
     def contributions(
         self, columns: np.ndarray, values: np.ndarray, target: int, items: ItemSide
     ) -> tuple[float, np.ndarray]:
-        """Split the score of item `target` for a user with these ratings, as `ALS.contributions` does."""
+        """Split the score of item `target` for a user with these entries.
+
+        With the squared loss as `ALS.contributions` does. With the logistic loss p = 1/2 + a s, a = tanh(s/2) / (2 s),
+        makes the row at its minimum the solution of a linear system (Jaakkola and Jordan 2000),
+
+            B x = sum_t (1 - p_t) h_t - q sum_i (1/2 + a_i c_i) h_i,    B = l_u I + q sum_i a_i h_i h_i',
+
+        so entry t carries (1 - p_t) h_target' B^-1 h_t, and the baseline what is left: the item's bias, the cells.
+        """
+        if self.loss == "logistic":
+            if not len(columns):
+                return float(items.bias[target]), np.zeros(0)
+            one = csr_array((values, columns, np.array([0, len(columns)])), shape=(1, len(items.H)))
+            x = self.solve_users(one, items)[0][0].astype(np.float64)
+            H, c = items.H.astype(np.float64), items.bias.astype(np.float64)
+            half = (H @ x + c) / 2
+            slope = np.where(np.abs(half) < 1e-6, 0.25, np.tanh(half) / np.where(half == 0, 1, 4 * half))
+            cell = self.negatives * len(columns) / len(H)
+            reg = self.reg * (1 + self.negatives) * len(columns)
+            B = cell * (H.T * slope) @ H + reg * np.eye(H.shape[1])
+            shares = (1 - np.tanh(half[columns])) / 2 * (H[columns] @ np.linalg.solve(B, H[target]))
+            return float(H[target] @ x + c[target] - shares.sum()), shares
         return self._rows_of().contributions(columns, values, target, items)
 
     def _rows_of(self) -> ALS:
