@@ -99,7 +99,7 @@ def fit(
     if as_json:
         terminal.print_json(result | ({} if report is None else {"test": report.to_dict()}))
         return
-    terminal.print_table(["fitted", ""], [(k, _line(v)) for k, v in result.items()])
+    terminal.print_facts("fitted", result)
     if report is not None:
         print()
         terminal.print_table(*terminal.report_rows(report))
@@ -200,9 +200,3 @@ def _summary(model: Recommender, output: Path, data: Interactions, seconds: floa
         "objective": model.history[-1]["objective"] if model.history else None,
         "seconds": round(seconds, 3),
     }
-
-
-def _line(value: Any) -> Any:
-    if isinstance(value, dict):
-        return "  ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in value.items() if v is not None)
-    return value

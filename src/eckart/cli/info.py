@@ -35,7 +35,7 @@ def info(
     if as_json:
         terminal.print_json(found)
         return
-    terminal.print_table(["what", "value"], [(name, _line(value)) for name, value in flat.items()])
+    terminal.print_facts("what", flat)
     if found.get("history"):
         print()
         columns = list(found["history"][0])
@@ -98,11 +98,3 @@ def _model(path: str) -> dict[str, Any]:
 
 def _state(extra: str, missing: list[str]) -> str:
     return f"lacks {', '.join(missing)}: pip install 'eckart[{extra}]'" if missing else "installed"
-
-
-def _line(value: Any) -> Any:
-    if isinstance(value, dict):
-        return "  ".join(f"{k} {v}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return value

@@ -63,4 +63,4 @@ def prepare(
     if as_json:
         terminal.print_json(result)
     else:
-        terminal.print_table(["prepared", ""], [(key, f"{x:,}" if type(x) is int else x) for key, x in result.items()])
+        terminal.print_facts("prepared", result)

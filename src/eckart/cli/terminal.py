@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eckart.recommend.evaluate import Report
 
-__all__ = ["entries_bar", "epochs_bar", "note", "print_json", "print_table", "report_rows", "safe", "waiting"]
+__all__ = [
+    "entries_bar",
+    "epochs_bar",
+    "note",
+    "print_facts",
+    "print_json",
+    "print_table",
+    "report_rows",
+    "safe",
+    "waiting",
+]
 
 
 def safe(text: object) -> str:
@@ -60,6 +70,19 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*(Text(safe(_written(x, ".4f"))) for x in row))
     Console(file=sys.stdout, highlight=False).print(table)
+
+
+def print_facts(title: str, facts: dict[str, Any]) -> None:
+    """Write a table of names and what they are; a dict's entries on one line."""
+    print_table([title, ""], [(name, _on_a_line(value)) for name, value in facts.items()])
+
+
+def _on_a_line(value: Any) -> Any:
+    if isinstance(value, dict):
+        return "  ".join(f"{k} {_on_a_line(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if type(value) is int else value
 
 
 def _written(x: object, number: str) -> str:

@@ -179,13 +179,7 @@ def _show(tuning: Tuning, result: dict[str, Any], as_json: bool) -> None:
     best_first = tuning.ranked().select(columns).slice(0, _SHOWN)
     terminal.print_table(columns, [tuple(row.values()) for row in best_first.to_pylist()])
     print()
-    terminal.print_table(["tuned", ""], [(k, _line(v)) for k, v in result.items()])
+    terminal.print_facts("tuned", result)
     if tuning.test is not None:
         print()
         terminal.print_table(*terminal.report_rows(tuning.test))
-
-
-def _line(value: Any) -> Any:
-    if isinstance(value, dict):
-        return "  ".join(f"{k} {v:,}" if type(v) is int else f"{k} {v}" for k, v in value.items() if v is not None)
-    return value
