@@ -38,7 +38,7 @@ from eckart.core.kernels import kernel_info, kernels, resolve_threads
 from eckart.recommend.als import half_sweep
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.metrics import rmse
-from eckart.recommend.training import held_out_entries
+from eckart.recommend.validation import held_out_entries
 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]  # W, H, the biases of each, the mean
 

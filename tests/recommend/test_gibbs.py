@@ -11,7 +11,8 @@ from strategies import interactions
 
 import eckart as ek
 from eckart.core.kernels import kernels
-from eckart.recommend.posterior import Prior, draw_normal_wishart, draw_rows, link_matrix, prior_means
+from eckart.recommend.implied import link_matrix
+from eckart.recommend.posterior import Prior, draw_normal_wishart, draw_rows, prior_means
 from eckart.recommend.spread import coverage, half_width
 
 

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-__all__ = ["blocks", "column_counts", "csr", "fault_of", "row_numbers", "take_rows", "transposed"]
+__all__ = [
+    "blocks",
+    "column_counts",
+    "csr",
+    "entries",
+    "fault_of",
+    "kernel_arrays",
+    "row_numbers",
+    "take_rows",
+    "transposed",
+]
 
 _BLOCK = 1 << 17  # entries at a time: their temporaries fit the second-level cache
 _WIDE = 2**31  # entries from which indptr is int64
@@ -66,6 +76,24 @@ def row_numbers(indptr: np.ndarray, begin: int, end: int) -> np.ndarray:
     first, last = np.searchsorted(indptr, [begin, end - 1], side="right") - 1
     bounds = np.clip(indptr[first : last + 2], begin, end)
     return np.repeat(np.arange(first, last + 1, dtype=np.int32), np.diff(bounds))
+
+
+def kernel_arrays(matrix: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Give (indptr, indices, values) as the kernels take them: int64, int32 and as they are; copies only to widen."""
+    return matrix.indptr.astype(np.int64, copy=False), matrix.indices.astype(np.int32, copy=False), matrix.data
+
+
+def entries(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each entry, int64.
+
+    Examples
+    --------
+    >>> rows, columns = entries(csr_array(np.array([[0, 7], [8, 9]])))
+    >>> rows.tolist(), columns.tolist()
+    ([0, 1, 1], [1, 0, 1])
+    """
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    return rows, matrix.indices.astype(np.int64)
 
 
 def fault_of(indptr: np.ndarray, indices: np.ndarray, values: np.ndarray, columns: int) -> str | None:

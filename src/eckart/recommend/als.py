@@ -15,23 +15,23 @@ Symbols: n_u number of ratings of user u; W (n x k), H (m x k) the factors. See 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import kernel_arrays
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.recommend.drift import check_bins
 from eckart.recommend.implied import implied_points, regressed
 from eckart.recommend.initial import initial_factors
-from eckart.recommend.metrics import rmse
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
+from eckart.recommend.training import Callback, Record, State, run_epochs
+from eckart.recommend.validation import hold_out, rmse_on
 
 __all__ = ["ALS"]
 
@@ -155,8 +155,6 @@ class ALS:
         if validation is None and self.early_stopping:
             data, validation = hold_out(data, self.seed)
         require_fit(self.rank, data)
-        if validation is not None and not validation.rated:
-            raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads = resolve_threads(self.threads)
         R = data.matrix
         by_item = data.by_item()
@@ -178,7 +176,11 @@ class ALS:
             new |= {"W": W, "H": H, "user_bias": user_bias, "item_bias": item_bias}
             return new, {"objective": objective + penalty}
 
-        validate = None if validation is None else _rmse_on(validation, data, mean, threads)
+        def scores(state: State, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+            W, user_bias, H, item_bias = (state[name] for name in ("W", "user_bias", "H", "item_bias"))
+            return kernels.pair_scores(W, H, user_bias, item_bias, mean, rows, columns, threads)
+
+        validate = None if validation is None else rmse_on(validation, data, scores)
         n, m = R.shape
         start = {
             "W": initial_factors(R, by_item, self.rank, self.seed),
@@ -248,20 +250,6 @@ class ALS:
             return (self.reg * np.diff(matrix.indptr).astype(np.float64) ** self.exponent).astype(np.float32)
 
 
-def _rmse_on(
-    validation: Interactions, data: Interactions, mean: float, threads: int
-) -> Callable[[State], tuple[str, float]]:
-    held_out = held_out_entries(validation, data)
-    rows = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
-    columns = held_out.indices.astype(np.int64)
-
-    def rmse_of(state: State) -> tuple[str, float]:
-        W, H, b, c = state["W"], state["H"], state["user_bias"], state["item_bias"]
-        return "rmse", rmse(kernels.pair_scores(W, H, b, c, mean, rows, columns, threads), held_out.data)
-
-    return rmse_of
-
-
 def _penalty(reg: np.ndarray, *factors: np.ndarray) -> float:
     """Sum over rows of reg |x|^2, of each array of factors."""
     return float(sum(reg @ np.sum(X.astype(np.float64) ** 2, axis=1) for X in factors))
@@ -313,9 +301,7 @@ def half_sweep(
         A system that is not positive definite in float32.
     """
     X, row_bias, objective, failed = kernels.explicit_rows(
-        matrix.indptr.astype(np.int64, copy=False),
-        matrix.indices.astype(np.int32, copy=False),
-        matrix.data,
+        *kernel_arrays(matrix),
         Y,
         column_bias,
         mean,

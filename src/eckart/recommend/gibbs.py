@@ -23,15 +23,18 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import entries
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
+from eckart.recommend.implied import link_matrix
 from eckart.recommend.initial import colours
 from eckart.recommend.metrics import rmse
-from eckart.recommend.posterior import Prior, draw_noise, draw_prior, draw_rows, link_matrix, prior_means
+from eckart.recommend.posterior import Prior, draw_noise, draw_prior, draw_rows, prior_means
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
 from eckart.recommend.spread import predictive_variance
-from eckart.recommend.training import Callback, Record, State, held_out_entries, run_epochs
+from eckart.recommend.training import Callback, Record, State, run_epochs
+from eckart.recommend.validation import Validate, held_out_ratings
 
 __all__ = ["Gibbs"]
 
@@ -148,10 +151,8 @@ class Gibbs:
         if not data.rated:
             raise ValueError("the data have no ratings, only pairs: use ImplicitALS (--solver implicit-als)")
         require_fit(self.rank, data)
-        if validation is not None and not validation.rated:
-            raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads = resolve_threads(self.threads)
-        by_item = csr_array(data.matrix.T.tocsr())
+        by_item = data.by_item()
         user_order = np.argsort(colours(data.matrix, by_item), kind="stable")
         item_order = np.argsort(colours(by_item, data.matrix), kind="stable")
         R = _sorted(data.matrix[user_order][:, item_order])
@@ -159,7 +160,7 @@ class Gibbs:
         state = self._start(R.shape, scale)
         held_out = None
         if validation is not None:
-            held_out = _sorted(held_out_entries(validation, data)[user_order][:, item_order])
+            held_out = _sorted(held_out_ratings(validation, data)[user_order][:, item_order])
             state["held_out"] = np.zeros(held_out.nnz)
         validate = None if held_out is None else _rmse_to(held_out.data)
         step = self._step(R, held_out, mean, scale, threads)
@@ -247,7 +248,7 @@ class Gibbs:
         by_item = _sorted(R.T.tocsr())
         of_users, of_items = link_matrix(R), link_matrix(by_item)
         users_by_item, items_by_user = _sorted(of_users.T.tocsr()), _sorted(of_items.T.tocsr())
-        rows, columns = _pairs(R)
+        rows, columns = entries(R)
         kept, burnt = self.kept, int(self.burn_in * self.epochs)
 
         def scores(W: np.ndarray, H: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -281,7 +282,7 @@ class Gibbs:
             if held_out is not None:
                 x = draw_rows(R, mean, H, alpha, prior, means, None, threads)
                 count = max(sweep - burnt, 1)  # during the burn-in, of this sweep alone
-                after["held_out"] = state["held_out"] + (scores(x, H, *_pairs(held_out)) - state["held_out"]) / count
+                after["held_out"] = state["held_out"] + (scores(x, H, *entries(held_out)) - state["held_out"]) / count
             error = R.data.astype(np.float64) - scores(W, H, rows, columns)
             squares = float(error @ error)
             alpha = draw_noise(squares, R.nnz, scale, rng)
@@ -314,7 +315,7 @@ class Gibbs:
         return Recommender(self, data.users, data.items, W, user_bias, items, data.matrix, history)
 
 
-def _rmse_to(truth: np.ndarray) -> Callable[[State], tuple[str, float]]:
+def _rmse_to(truth: np.ndarray) -> Validate:
     return lambda state: ("rmse", rmse(state["held_out"], truth))
 
 
@@ -336,8 +337,3 @@ def _sorted(matrix: csr_array) -> csr_array:
     matrix = csr_array(matrix)
     matrix.sort_indices()
     return matrix
-
-
-def _pairs(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    return rows, matrix.indices.astype(np.int64)

@@ -20,9 +20,23 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-__all__ = ["implied_points", "regressed"]
+__all__ = ["implied_points", "link_matrix", "regressed"]
 
 _STEPS = 4
+
+
+def link_matrix(matrix: csr_array) -> csr_array:
+    """Who has an entry where, each row of unit length: the f_u, (n, m) float32.
+
+    Examples
+    --------
+    >>> link_matrix(csr_array(np.array([[3, 0], [1, 2]]))).toarray()
+    array([[1.        , 0.        ],
+           [0.70710677, 0.70710677]], dtype=float32)
+    """
+    n_u = np.diff(matrix.indptr)
+    values = np.repeat(1 / np.sqrt(np.maximum(n_u, 1)), n_u).astype(np.float32)
+    return csr_array((values, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def implied_points(matrix: csr_array, B: np.ndarray) -> np.ndarray:
@@ -30,7 +44,7 @@ def implied_points(matrix: csr_array, B: np.ndarray) -> np.ndarray:
 
     A row's sum is over its own entries in their order: the same bits whatever other rows there are.
     """
-    return _features(matrix) @ B
+    return link_matrix(matrix) @ B
 
 
 def regressed(
@@ -54,7 +68,7 @@ def regressed(
     points : ndarray of shape (n, k), float32
         B'f_u of each row.
     """
-    F = _features(matrix)
+    F = link_matrix(matrix)
     Ft, weight = csr_array(F.T.tocsr()), row_reg[:, None]
     # Jacobi: the diagonal of F' diag(l) F + implicit_reg I is far from even, popular columns have most of it.
     diagonal = (Ft.power(2) @ row_reg + implicit_reg)[:, None].astype(np.float32)
@@ -69,13 +83,6 @@ def regressed(
         B += length * direction
         residual -= length * image
     return B, F @ B
-
-
-def _features(matrix: csr_array) -> csr_array:
-    """Rows f_u: 1 / sqrt(n_u) at each entry."""
-    n_u = np.diff(matrix.indptr)
-    values = np.repeat(1 / np.sqrt(np.maximum(n_u, 1)), n_u).astype(np.float32)
-    return csr_array((values, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _dots(X: np.ndarray, Y: np.ndarray) -> np.ndarray:

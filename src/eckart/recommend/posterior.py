@@ -19,9 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import kernel_arrays
 from eckart.core.kernels import kernels
 
-__all__ = ["Prior", "draw_noise", "draw_normal_wishart", "draw_prior", "draw_rows", "link_matrix", "prior_means"]
+__all__ = ["Prior", "draw_noise", "draw_normal_wishart", "draw_prior", "draw_rows", "prior_means"]
 
 _COUNT = 2.0  # how many rows the prior of m is worth, as in the BPMF paper
 
@@ -33,13 +34,6 @@ class Prior(NamedTuple):
     precision: np.ndarray  # (k, k) float64, L
     link: np.ndarray  # (m, k) float32, B
     strength: float  # s
-
-
-def link_matrix(matrix: csr_array) -> csr_array:
-    """Who has an entry where, each row of unit length: F, (n, m) float32."""
-    lengths = np.diff(matrix.indptr)
-    data = np.repeat(np.maximum(lengths, 1).astype(np.float64) ** -0.5, lengths).astype(np.float32)
-    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def prior_means(F: csr_array, prior: Prior) -> np.ndarray:
@@ -106,7 +100,7 @@ def draw_prior(
     mean, L = draw_normal_wishart(X.astype(np.float64) - linked, s * (B64.T @ B64), len(B), scale, rng)
     noise = _correlated(rng.standard_normal(B.shape, dtype=np.float32), L).astype(np.float32)
     E = (X - mean - linked).astype(np.float32)
-    _, B = kernels.sample_link(*_csr(by_column), E, B, s, noise, threads)
+    _, B = kernels.sample_link(*kernel_arrays(by_column), E, B, s, noise, threads)
     squares = float(np.sum((B.astype(np.float64) @ L) * B))  # sum_j b_j' L b_j
     return Prior(mean, L, B, float(rng.gamma(1 + B.size / 2, 1 / (1 + squares / 2))))
 
@@ -148,7 +142,7 @@ def draw_rows(
     FloatingPointError
         A row's precision is not positive definite in float32.
     """
-    indptr, indices, values = _csr(R)
+    indptr, indices, values = kernel_arrays(R)
     L = prior.precision.astype(np.float32)
     X, failed = kernels.posterior_rows(indptr, indices, values - np.float32(mean), Y, alpha, L, means, noise, threads)
     if failed >= 0:
@@ -167,7 +161,3 @@ def _correlated(normal: np.ndarray, L: np.ndarray) -> np.ndarray:
     """Turn rows of standard normals into rows of N(0, L^-1): L = C C', z C^-1 has covariance C^-T C^-1."""
     C = np.linalg.cholesky(L)
     return normal @ np.linalg.inv(C).astype(normal.dtype)
-
-
-def _csr(matrix: csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return matrix.indptr.astype(np.int64, copy=False), matrix.indices.astype(np.int32, copy=False), matrix.data

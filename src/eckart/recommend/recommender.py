@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import entries
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
@@ -131,8 +132,23 @@ class Recommender:
             times = np.asarray(times, dtype=np.int64)
             if times.shape != rows.shape:
                 raise ValueError(f"got {len(rows)} users and times of shape {times.shape}: give one time per user")
-        scores = self._static_scores(rows, columns)
+        scores = self.static_scores(rows, columns)
         return scores if self.drift is None else scores + drift_at(self.drift, rows, columns, times)
+
+    def static_scores(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Score pairs of row numbers, drift left out: the array form of `predict`.
+
+        Parameters
+        ----------
+        rows, columns : ndarray of shape (pairs,), int64
+            -1: unknown, contributes nothing.
+
+        Returns
+        -------
+        ndarray of shape (pairs,), float32
+        """
+        side, threads = self.item_side, resolve_threads(self.solver.threads)
+        return kernels.pair_scores(self.W, side.H, self.user_bias, side.bias, side.mean, rows, columns, threads)
 
     def predict_std(self, users: Any, items: Any, *, noise: bool = True) -> np.ndarray:
         """Standard deviation of each (user, item) pair's rating about its prediction.
@@ -257,6 +273,10 @@ class Recommender:
             items[~cold, :kept], scores[~cold, :kept] = best, score
         return items, scores
 
+    def statuses(self, rows: np.ndarray) -> np.ndarray:
+        """Say what each user row (-1: unknown) is served as: "hot", "warm" or "cold", (q,) str."""
+        return np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
+
     def recommend(
         self,
         users: Any = None,
@@ -317,7 +337,7 @@ class Recommender:
             best, score = model.top_k(
                 rows, min(at_least_one(k), max(len(model.items), 1)), exclude_seen, allow=allow, exclude=left_out
             )
-            return recommendation_table(best, score, model._status(rows), model.users, model.items, asked)
+            return recommendation_table(best, score, model.statuses(rows), model.users, model.items, asked)
 
         if history is not None:
             if users is not None:
@@ -441,8 +461,8 @@ class Recommender:
             raise ValueError("drift is fitted to ratings with timestamps, by a model of ratings: give both")
         if data.users != self.users or data.items != self.items:
             raise ValueError("drift is fitted to the data that the model was: these have other users or items")
-        rows, columns = _entries(data.matrix)
-        error = data.matrix.data - self._static_scores(rows, columns).astype(np.float64)
+        rows, columns = entries(data.matrix)
+        error = data.matrix.data - self.static_scores(rows, columns).astype(np.float64)
         drift = fit_drift(rows, columns, data.times, error, data.matrix.shape, user_bins, item_bins, reg)
         return dataclasses.replace(self, drift=drift)
 
@@ -500,15 +520,11 @@ class Recommender:
         n, m = self.seen.shape
         return f"Recommender({self.solver!r}, {n:,} users, {m:,} items, {self.seen.nnz:,} entries)"
 
-    def _static_scores(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        side, threads = self.item_side, resolve_threads(self.solver.threads)
-        return kernels.pair_scores(self.W, side.H, self.user_bias, side.bias, side.mean, rows, columns, threads)
-
     def _user_steps(self, times: np.ndarray | None) -> Steps:
         """Drift of the users, solved from what they have been seen to do, at these times; unknown: none."""
         assert self.drift is not None
-        rows, columns = _entries(self.seen)
-        error = self.seen.data - self._static_scores(rows, columns).astype(np.float64)
+        rows, columns = entries(self.seen)
+        error = self.seen.data - self.static_scores(rows, columns).astype(np.float64)
         if times is None:
             times, error = np.zeros(len(rows), np.int64), 0 * error
         else:
@@ -546,15 +562,6 @@ class Recommender:
         cold[~cold] = self.seen.indptr[known] == self.seen.indptr[known + 1]
         return cold
 
-    def _status(self, rows: np.ndarray) -> np.ndarray:
-        return np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
-
 
 def _descending(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
-
-
-def _entries(matrix: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of each entry, int64."""
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    return rows, matrix.indices.astype(np.int64)

@@ -33,15 +33,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import kernel_arrays
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.recommend.als import ALS
 from eckart.recommend.initial import colours
-from eckart.recommend.metrics import find_hits, ndcg, rmse
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.rows import require_solved
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
+from eckart.recommend.training import Callback, Record, State, run_epochs
+from eckart.recommend.validation import hold_out, ndcg_on, rmse_on
 
 __all__ = ["SGD"]
 
@@ -163,8 +164,6 @@ class SGD:
         if validation is None and self.early_stopping:
             data, validation = hold_out(data, self.seed)
         require_fit(self.rank, data)
-        if validation is not None and not validation.rated and not logistic:
-            raise ValueError("the validation data have no ratings, only pairs: give ratings")
         threads, R = resolve_threads(self.threads), data.matrix
         mean = 0.0 if logistic else float(R.data.mean(dtype=np.float64))
         deal = _deal(R, data.by_item(), _grid_size(R.shape, self.rank), self.seed)
@@ -205,30 +204,25 @@ class SGD:
                 history=history,
             )
 
-        def ndcg_of(state: State) -> tuple[str, float]:
+        def as_ranked(state: State) -> Recommender:
             W = np.ascontiguousarray(state["W"][deal.place_of_user, : self.rank])
-            fitted = model(W, np.zeros(len(W), np.float32), item_side(state), [])
-            ranked, _ = fitted.top_k(active, 10)
-            return "ndcg@10", float(np.mean(ndcg(*find_hits(ranked, targets))))
+            return model(W, np.zeros(len(W), np.float32), item_side(state), [])
 
-        def rmse_of(state: State) -> tuple[str, float]:
+        def scores(state: State, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
             users, items = state["users"][:, 0].copy(), state["items"][:, 0].copy()
-            score = kernels.pair_scores(state["W"], state["H"], users, items, mean, rows, columns, threads)
-            return "rmse", rmse(score, held_out.data)
+            places = deal.place_of_user[rows].astype(np.int64), deal.place_of_item[columns].astype(np.int64)
+            return kernels.pair_scores(state["W"], state["H"], users, items, mean, *places, threads)
 
+        validate = None
         if validation is not None:
-            held_out = held_out_entries(validation, data)
-            active = np.flatnonzero(np.diff(held_out.indptr))
-            targets = csr_array(held_out[active])
-            rows = deal.place_of_user[np.repeat(np.arange(R.shape[0]), np.diff(held_out.indptr))].astype(np.int64)
-            columns = deal.place_of_item[held_out.indices].astype(np.int64)
+            validate = ndcg_on(validation, data, as_ranked) if logistic else rmse_on(validation, data, scores)
         state, history = run_epochs(
             self,
             data,
             validation,
             _start(R.shape, self.rank, self.seed),
             step,
-            None if validation is None else (ndcg_of if logistic else rmse_of),
+            validate,
             callback=callback,
             checkpoint=checkpoint,
             resume=resume,
@@ -248,9 +242,7 @@ class SGD:
             with np.errstate(over="ignore"):  # an infinite penalty is reported with the row that fails
                 reg = (self.reg * (1 + self.negatives) * n_u).astype(np.float32)
             W, failed = kernels.logistic_rows(
-                matrix.indptr.astype(np.int64, copy=False),
-                matrix.indices.astype(np.int32, copy=False),
-                matrix.data,
+                *kernel_arrays(matrix),
                 items.H,
                 items.bias,
                 cell,
@@ -310,14 +302,7 @@ class _Deal(NamedTuple):
     def lay_out(self, R: csr_array, threads: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Entries by block, user place and item place: (starts, item places, values)."""
         return kernels.sgd_layout(
-            R.indptr.astype(np.int64, copy=False),
-            R.indices.astype(np.int32, copy=False),
-            R.data,
-            self.user_bounds,
-            self.item_bounds,
-            self.user_at,
-            self.place_of_item,
-            threads,
+            *kernel_arrays(R), self.user_bounds, self.item_bounds, self.user_at, self.place_of_item, threads
         )
 
 

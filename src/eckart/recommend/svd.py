@@ -30,15 +30,16 @@ from types import MappingProxyType
 import numpy as np
 from scipy.sparse import csr_array
 
-from eckart.core.kernels import kernels, resolve_threads
+from eckart.core.csr import entries
+from eckart.core.kernels import resolve_threads
 from eckart.core.svd import TruncatedSVD, krylov_svd, operator, truncated_svd
 from eckart.data.interactions import Interactions
 from eckart.recommend.implicit import require_not_negative
 from eckart.recommend.initial import initial_factors
-from eckart.recommend.metrics import find_hits, ndcg, rmse
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, held_out_entries
+from eckart.recommend.training import Callback, Record
+from eckart.recommend.validation import ndcg_on, rmse_on
 
 __all__ = ["SVD"]
 
@@ -165,15 +166,15 @@ class SVD:
         n, m = R.shape
         mean, item_bias, M = 0.0, np.zeros(m, np.float32), R
         extra: Mapping[str, np.ndarray] = MappingProxyType({})
-        d = _entries(R.indices, m)
+        d = _counts(R.indices, m)
         if solver.center:
             mean = float(R.data.mean(dtype=np.float64))
-            item_bias = _row_means(csr_array(R.T.tocsr()), mean, np.zeros(n, np.float32))
+            item_bias = _row_means(data.by_item(), mean, np.zeros(n, np.float32))
             M = _with_values(R, _deviations(R, mean, item_bias, _row_means(R, mean, item_bias)))
         elif self.normalize:
             require_not_negative(R)
             rows = data.user_rows()
-            M = _with_values(R, R.data / (_entries(rows, n)[rows] ** self.user_exponent * d[R.indices] ** 0.5))
+            M = _with_values(R, R.data / (_counts(rows, n)[rows] ** self.user_exponent * d[R.indices] ** 0.5))
             extra = {"entry_weight": (d ** (-2 * self.item_exponent)).astype(np.float32)}
         found = _decomposed(M, self.rank, self.basis, self.seed, threads)
         H = found.V
@@ -186,7 +187,11 @@ class SVD:
         record: Record = {"epoch": 1, "objective": found.residual, "captured": captured, "bound": found.bound}
         model = Recommender(solver, data.users, data.items, W, user_bias, side, R, [record])
         if validation is not None:
-            record |= _validated(model, validation, data)
+            if model.predicts_ratings:
+                name, value = rmse_on(validation, data, lambda _, rows, columns: model.static_scores(rows, columns))({})
+            else:
+                name, value = ndcg_on(validation, data, lambda _: model)({})
+            record[f"validation_{name}"] = value
         if callback is not None:
             callback(dict(record))
         return model
@@ -234,16 +239,16 @@ def _decomposed(M: csr_array, rank: int, basis: int | None, seed: int, threads: 
     return krylov_svd(A, rank, basis=basis, start=start, seed=seed)
 
 
-def _entries(rows: np.ndarray, size: int) -> np.ndarray:
+def _counts(rows: np.ndarray, size: int) -> np.ndarray:
     """Number of entries of each row, (size,) float64, at least 1: what is empty is divided by nothing."""
     return np.maximum(np.bincount(rows, minlength=size), 1).astype(np.float64)
 
 
 def _row_means(matrix: csr_array, mean: float, column_bias: np.ndarray) -> np.ndarray:
     """Mean of r - mean - c over each row's entries, (n,) float32; 0 for an empty row."""
+    rows, columns = entries(matrix)
     n = np.diff(matrix.indptr)
-    rows = np.repeat(np.arange(len(n)), n)
-    total = np.bincount(rows, matrix.data - mean - column_bias[matrix.indices].astype(np.float64), len(n))
+    total = np.bincount(rows, matrix.data - mean - column_bias[columns].astype(np.float64), len(n))
     return (total / np.maximum(n, 1)).astype(np.float32)
 
 
@@ -255,17 +260,3 @@ def _deviations(matrix: csr_array, mean: float, column_bias: np.ndarray, row_bia
 
 def _with_values(matrix: csr_array, values: np.ndarray) -> csr_array:
     return csr_array((values.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
-
-
-def _validated(model: Recommender, validation: Interactions, data: Interactions) -> Record:
-    held_out = held_out_entries(validation, data)
-    users = np.flatnonzero(np.diff(held_out.indptr))
-    if not model.predicts_ratings:
-        ranked, _ = model.top_k(users, 10)
-        return {"validation_ndcg@10": float(np.mean(ndcg(*find_hits(ranked, csr_array(held_out[users])))))}
-    if not validation.rated:
-        raise ValueError("the validation data have no ratings, only pairs: give ratings")
-    side, columns = model.item_side, held_out.indices.astype(np.int64)
-    rows = np.repeat(np.arange(held_out.shape[0]), np.diff(held_out.indptr))
-    predicted = kernels.pair_scores(model.W, side.H, model.user_bias, side.bias, side.mean, rows, columns, 1)
-    return {"validation_rmse": rmse(predicted, held_out.data)}

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from eckart.core import store
+from eckart.core.csr import kernel_arrays
 from eckart.core.replace import locked
 from eckart.data.interactions import Interactions
-from eckart.data.split import split
 from eckart.recommend.solver import IterativeSolver, Solver, solver_name
+from eckart.recommend.validation import Validate
 
-__all__ = ["Callback", "Record", "State", "alone", "fingerprint", "held_out_entries", "hold_out", "run_epochs"]
+__all__ = ["Callback", "Record", "State", "alone", "fingerprint", "run_epochs"]
 
 State = dict[str, np.ndarray]
 Record = dict[str, Any]
@@ -38,7 +38,7 @@ def run_epochs(
     validation: Interactions | None,
     state: State,
     step: Callable[[State], tuple[State, Record]],
-    validate: Callable[[State], tuple[str, float]] | None,
+    validate: Validate | None,
     *,
     callback: Callback | None,
     checkpoint: str | Path | None,
@@ -89,7 +89,7 @@ def _run(
     validation: Interactions | None,
     state: State,
     step: Callable[[State], tuple[State, Record]],
-    validate: Callable[[State], tuple[str, float]] | None,
+    validate: Validate | None,
     callback: Callback | None,
     checkpoint: str | Path | None,
     resume: bool,
@@ -158,31 +158,12 @@ def fingerprint(solver: Solver, data: Interactions, validation: Interactions | N
     for part in (data, validation):
         if part is None:
             continue
-        for array in (
-            part.matrix.indptr.astype(np.int64, copy=False),
-            part.matrix.indices.astype(np.int32, copy=False),
-            part.matrix.data,
-        ):
+        for array in kernel_arrays(part.matrix):
             digest.update(np.ascontiguousarray(array).data)
         for vocabulary in (part.users, part.items):
             ids = vocabulary.ids
             digest.update("\0".join(ids.tolist()).encode() if vocabulary.is_text else np.ascontiguousarray(ids).data)
     return digest.hexdigest()
-
-
-def hold_out(data: Interactions, seed: int) -> tuple[Interactions, Interactions]:
-    """Take a random tenth of the entries for validation; the rest keeps all rows and columns of `data`."""
-    rest, validation = split(data, test=0.1, seed=seed)
-    matrix, _ = rest.aligned(data.users, data.items)
-    return dataclasses.replace(data, matrix=matrix, times=None), validation
-
-
-def held_out_entries(validation: Interactions, data: Interactions) -> csr_array:
-    """Validation entries over the rows and columns of `data`; ValueError when not one has a known user and item."""
-    held_out, _ = validation.aligned(data.users, data.items)
-    if not held_out.nnz:
-        raise ValueError("no validation entry has a user and an item of the training data: nothing to validate on")
-    return held_out
 
 
 def _write_checkpoint(
