@@ -32,7 +32,7 @@ import eckart as ek
 from eckart.core.kernels import kernel_info, kernels, resolve_threads
 from eckart.recommend.eigenbasis import eigenbasis, spectrum
 from eckart.recommend.implicit import half_sweep
-from eckart.recommend.rows import METHODS
+from eckart.recommend.rows import EXACT, METHODS
 
 REG, WEIGHT = 5.0, 1.0  # lambda and w: every row is penalised alike, as implicit does
 
@@ -79,16 +79,18 @@ def main() -> None:
     peer.fit_callback = lambda iteration, seconds, *_: peer_seconds.append(seconds)
     peer_matrix = csr_matrix(R)
 
+    def solved(matrix: csr_array, Y: np.ndarray, X: np.ndarray, reg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        Q = eigenbasis(Y, threads)
+        Y = kernels.rotate(Y, Q, threads)
+        start = None if method == EXACT else kernels.rotate(X, Q, threads)
+        return half_sweep(matrix, Y, WEIGHT, spectrum(Y, 1.0), reg, threads, method, start)[0], Y
+
     our_seconds: list[float] = []
     reg_users, reg_items = (np.full(n, REG, np.float32) for n in R.shape)
     for _ in range(args.turns + 1):
         began = time.perf_counter()
-        Q = eigenbasis(H, threads)
-        W, H = (kernels.rotate(X, Q, threads) for X in (W, H))
-        W, _ = half_sweep(R, H, WEIGHT, spectrum(H, 1.0), reg_users, threads, method, W)
-        Q = eigenbasis(W, threads)
-        W, H = (kernels.rotate(X, Q, threads) for X in (W, H))
-        H, _ = half_sweep(by_item, W, WEIGHT, spectrum(W, 1.0), reg_items, threads, method, H)
+        W, H = solved(R, H, W, reg_users)
+        H, W = solved(by_item, W, H, reg_items)
         our_seconds.append(time.perf_counter() - began)
         peer.fit(peer_matrix, show_progress=False)  # goes on from where it is
     ours, theirs = (statistics.median(seconds[1:]) for seconds in (our_seconds, peer_seconds))  # the first warms up

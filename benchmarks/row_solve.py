@@ -22,7 +22,7 @@ from eckart.core.kernels import kernels
 from eckart.recommend.rows import METHODS
 
 WAYS = {"primal": 1, "dual": 1, "cg": METHODS["cg"].steps, "block": METHODS["block"].steps}
-LENGTHS = (1, 8, 16, 32, 64, 128, 256, 1024)
+LENGTHS = (1, 8, 16, 32, 64, 128, 256, 1024, 8192)
 
 
 def least_seconds(call, turns: int = 15) -> float:
@@ -37,7 +37,7 @@ def least_seconds(call, turns: int = 15) -> float:
 def microseconds(k: int, n: int, way: str) -> tuple[float, float]:
     """What a row of n entries takes, measured and by the model."""
     rng = np.random.default_rng(0)
-    rows, columns = max(4, int(2e6 / (n * k + k * k))), 2000
+    rows, columns = max(100, int(2e6 / (n * k + k * k))), 2000
     Y = (rng.standard_normal((columns, k)) / k**0.5).astype(np.float32)
     indptr = n * np.arange(rows + 1)
     indices = rng.integers(0, columns, rows * n).astype(np.int32)

@@ -72,8 +72,7 @@ inline float dot(const float* x, const float* y, std::size_t n) {
     return sum(total);
 }
 
-// The products of W rows of n floats, ld apart, with x: lane i is row i's. Summed over lanes by a transposition, a
-// quarter of the work of W sums.
+// The products of W rows of n floats, ld apart, with x: lane i is row i's.
 inline vec dots(const float* rows, std::size_t ld, const float* x, std::size_t n) {
     vec s[W] = {};
     for (std::size_t j = 0; j < n; j += W) {
@@ -81,11 +80,7 @@ inline vec dots(const float* rows, std::size_t ld, const float* x, std::size_t n
 #pragma GCC unroll 16
         for (std::size_t i = 0; i < W; ++i) s[i] += load(rows + i * ld + j) * y;
     }
-    transpose(s);
-    vec total{};
-#pragma GCC unroll 16
-    for (std::size_t i = 0; i < W; ++i) total += s[i];
-    return total;
+    return lane_sums(s);
 }
 
 // out += Y^T a: the weighted sum of n rows of k floats, k a multiple of W.

@@ -1,7 +1,7 @@
 // Users of logistic matrix factorization, given the items: each row minimises, by a fixed number of steps,
 //
-//     sum_t log(1 + exp(-s_t)) + q sum over all columns i of log(1 + exp(s_i)) + reg / 2 |x|^2,     s_i = c_i + x .
-//     y_i,
+//     sum_t log(1 + exp(-s_t)) + q sum over all columns i of log(1 + exp(s_i)) + reg / 2 |x|^2,
+//     s_i = c_i + x . y_i,
 //
 // q being the row's weight of a cell. The curvature of log(1 + exp(s)) is at most 1/4, so with the Gramian G = Y'Y
 //
@@ -9,7 +9,6 @@
 //
 // never makes the objective larger (Boehning & Lindsay 1988). A is factorized once a row; the steps carry Nesterov's
 // momentum j / (j + 3). A step costs 4 m k flops and m exponentials.
-#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -26,7 +25,7 @@ std::int64_t logistic_rows(const Sparse& R, const float* Y, std::size_t k, const
     constexpr std::size_t panel = 256;  // sums of so many terms at a time lose little in float32
     for (std::size_t i = 0; i < m; i += panel)
         rank_update<Update::add>(G.data(), kp, &items[i * kp], kp, std::min(panel, m - i), kp);
-    std::atomic<std::int64_t> failed{INT64_MAX};
+    FirstFailure failed;
     parallel_for(threads, R.rows, [&](std::size_t row, std::size_t) {
         const std::int64_t begin = R.indptr[row], end = R.indptr[row + 1];
         float* out = X + row * k;
@@ -62,13 +61,10 @@ std::int64_t logistic_rows(const Sparse& R, const float* Y, std::size_t k, const
             for (std::size_t f = 0; f < kp; ++f) x[f] = at[f] + g[f];
         }
         std::copy_n(x.begin(), k, out);
-        if (sound && std::all_of(out, out + k, [](float f) { return std::isfinite(f); })) return;
-        const std::int64_t mine = static_cast<std::int64_t>(row);
-        std::int64_t least = failed.load();
-        while (mine < least && !failed.compare_exchange_weak(least, mine)) {
-        }
+        if (!sound || !std::all_of(out, out + k, [](float f) { return std::isfinite(f); }))
+            failed.add(static_cast<std::int64_t>(row));
     });
-    return failed == INT64_MAX ? -1 : failed.load();
+    return failed.row_or_none();
 }
 
 }  // namespace eckart

@@ -34,23 +34,42 @@ void parallel_for(std::size_t threads, std::size_t tasks, const Body& body) {
     for (auto& thread : others) thread.join();
 }
 
-// Rows of a CSR matrix as tasks of about equal cost, the longest rows first so that none is left to the end.
+// The lowest of the rows that failed, whichever worker met it: the report does not depend on threads either.
+class FirstFailure {
+    std::atomic<std::int64_t> lowest{INT64_MAX};
+
+  public:
+    void add(std::int64_t row) {
+        std::int64_t least = lowest.load();
+        while (row < least && !lowest.compare_exchange_weak(least, row)) {
+        }
+    }
+    std::int64_t row_or_none() const { return lowest == INT64_MAX ? -1 : lowest.load(); }
+};
+
+// Rows of a CSR matrix as tasks of about equal cost. Rows that are a task of their own come first, so that none of them
+// is left to the end; the others follow as they lie in memory, which their entries are then read through in order.
 struct RowTasks {
-    std::vector<std::int64_t> order;  // rows, longest first
+    std::vector<std::int64_t> order;  // rows
     std::vector<std::size_t> start;   // task t is order[start[t]] .. order[start[t + 1]]
 
     // cost(n): what a row of n entries costs, in any unit; it balances tasks and need not be exact.
     template <class Cost>
     RowTasks(const std::int64_t* indptr, std::size_t rows, std::size_t threads, const Cost& cost) : order(rows) {
-        const auto length = [&](std::int64_t row) { return indptr[row + 1] - indptr[row]; };
+        std::vector<float> costs(rows);
+        double total = 0;
+        for (std::size_t row = 0; row < rows; ++row)
+            total += costs[row] = static_cast<float>(cost(static_cast<std::size_t>(indptr[row + 1] - indptr[row])));
+        const double share = total / (64. * static_cast<double>(threads));
         std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
-        double total = 0, here = 0;
-        for (std::size_t row = 0; row < rows; ++row) total += cost(static_cast<std::size_t>(length(row)));
+        const auto rest =
+            std::stable_partition(order.begin(), order.end(), [&](auto row) { return costs[row] >= share; });
+        std::stable_sort(order.begin(), rest, [&](auto a, auto b) { return costs[a] > costs[b]; });
         start.push_back(0);
+        double here = 0;
         for (std::size_t i = 0; i < rows; ++i) {
-            here += cost(static_cast<std::size_t>(length(order[i])));
-            if (here >= total / (64. * threads) || i + 1 == rows) {
+            here += costs[order[i]];
+            if (here >= share || i + 1 == rows) {
                 start.push_back(i + 1);
                 here = 0;
             }

@@ -11,7 +11,6 @@
 //     b_j ~ N( (sum_u f_uj e_u + d b_j) / (d + lambda),  L^-1 / (d + lambda) ),
 // so the factors couple through the noise alone: drawn beforehand, it leaves every column of B to itself, and threads
 // take blocks of columns. A pass costs two products with F; no matrix of items x items is made.
-#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -41,7 +40,7 @@ std::int64_t posterior_rows(const Sparse& R, const float* Y, std::size_t k, floa
     std::vector<Scratch> scratch;
     scratch.reserve(threads);
     for (std::size_t t = 0; t < threads; ++t) scratch.emplace_back(k);
-    std::atomic<std::int64_t> failed{INT64_MAX};
+    FirstFailure failed;
     const auto draw = [&](std::int64_t row, Scratch& m) {
         std::memset(m.A, 0, m.kp * m.kp * sizeof(float));  // of an empty row nothing is accumulated
         std::memcpy(m.p, prior + row * k, k * sizeof(float));
@@ -58,13 +57,10 @@ std::int64_t posterior_rows(const Sparse& R, const float* Y, std::size_t k, floa
     };
     parallel_for(threads, tasks.count(), [&](std::size_t task, std::size_t worker) {
         for (std::size_t i = tasks.start[task]; i < tasks.start[task + 1]; ++i) {
-            if (draw(tasks.order[i], scratch[worker])) continue;
-            std::int64_t least = failed.load();
-            while (tasks.order[i] < least && !failed.compare_exchange_weak(least, tasks.order[i])) {
-            }
+            if (!draw(tasks.order[i], scratch[worker])) failed.add(tasks.order[i]);
         }
     });
-    return failed == INT64_MAX ? -1 : failed.load();
+    return failed.row_or_none();
 }
 
 void sample_link(const Sparse& by_column, float lambda, const float* noise, std::size_t k, float* E, float* B,

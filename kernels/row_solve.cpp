@@ -1,12 +1,12 @@
 // The ALS half-step: every row's factors, given the factors Y of the columns. Rows are independent; the problem of one
 // is stated in rows.h, the ways to solve it in row_exact.h and row_iterative.h. This file decides who takes which row.
-#include <atomic>
 #include <tuple>
 #include <vector>
 
 #include "parallel.h"
+#include "row_block.h"
+#include "row_cg.h"
 #include "row_exact.h"
-#include "row_iterative.h"
 
 namespace eckart {
 namespace {
@@ -14,6 +14,9 @@ namespace {
 // Rows of more entries than this are summed in chunks over all threads: an item that everybody has rated must not keep
 // one thread busy when the others are done. By the sizes alone, so that threads do not change the sums.
 constexpr std::size_t long_row = 32768, chunk_entries = 8192, most_chunks = 64;
+// Long rows that are improved by conjugate gradients form so many groups a thread: more even out the threads' work,
+// fewer let more rows share a block of factors.
+constexpr double groups_per_thread = 4;
 
 // Nanoseconds that a row of n entries takes by each way, as benchmarks/row_solve.py fits them (AVX-512, one thread).
 // Only ratios matter, and they hold within a factor of about 1.5 on AVX2.
@@ -37,13 +40,19 @@ struct Costs {
     double iterative(std::size_t n, Method method, std::size_t steps) const {
         const double cells = static_cast<double>(padded(n)) * kp, s = static_cast<double>(steps);
         const double looks = method == Method::cg ? 1 + s : 1 + 2 * s * kp / 64;
-        const double gathers = cells * 0.25 * (n > most ? looks : 1);
-        if (method == Method::cg) return gathers + cells * 0.125 * looks + 9 * kp;
-        if (method == Method::block) return gathers + cells * 1.2 * s + s * kp / 64 * factorization(64);
+        const double gathers = n > most ? looks : 1;
+        if (method == Method::cg) return cells * ((n > most ? 0.15 : 0.25) * gathers + 0.085 * looks) + 9 * kp;
+        if (method == Method::block) return cells * (0.25 * gathers + 1.2 * s) + s * kp / 64 * factorization(64);
         return HUGE_VAL;
     }
+    bool improves(std::size_t n, Method method, std::size_t steps) const {
+        return iterative(n, method, steps) < exact(n);
+    }
     bool in_chunks(std::size_t n, Method method, std::size_t steps) const {
-        return n > long_row && exact(n) <= iterative(n, method, steps);
+        return n > long_row && !improves(n, method, steps);
+    }
+    bool together(std::size_t n, Method method, std::size_t steps) const {
+        return method == Method::cg && n > most && improves(n, method, steps);
     }
     double least(std::size_t n, Method method, std::size_t steps) const {
         if (method == Method::primal) return primal(n);
@@ -117,35 +126,56 @@ std::int64_t solve_rows(const Problem& P, const RowOptions& options) {
     const auto solve = [&](std::int64_t row, Scratch& m) {
         const std::size_t n = P.length(row);
         if (n == 0) return empty_row(P, row);
-        if (costs.iterative(n, method, steps) < costs.exact(n))
+        if (costs.improves(n, method, steps))
             return method == Method::cg ? solve_cg(P, row, steps, mean_square.data(), m)
                                         : solve_blocks(P, row, steps, m);
         const bool dual = method == Method::dual ? n < P.k : method != Method::primal && costs.has_dual(n);
         return dual ? solve_dual(P, row, m) : solve_primal(P, row, m);
     };
 
-    std::atomic<std::int64_t> failed{INT64_MAX};
-    const auto fail = [&](std::int64_t row) {
-        std::int64_t least = failed.load();
-        while (row < least && !failed.compare_exchange_weak(least, row)) {
+    FirstFailure failed;
+    std::vector<std::int64_t> together;
+    double entries = 0;
+    for (std::int64_t row = 0; row < static_cast<std::int64_t>(P.R.rows); ++row) {
+        const std::size_t n = P.length(row);
+        if (costs.in_chunks(n, method, steps) && !solve_long(P, row, scratch)) failed.add(row);
+        if (costs.together(n, method, steps)) {
+            together.push_back(row);
+            entries += static_cast<double>(n);
         }
+    }
+    std::vector<std::vector<std::int64_t>> groups(1);  // of about equally many entries, some for every thread
+    double here = 0;
+    for (const std::int64_t row : together) {
+        groups.back().push_back(row);
+        here += static_cast<double>(P.length(row));
+        if (here >= entries / (groups_per_thread * static_cast<double>(threads))) {
+            groups.emplace_back();
+            here = 0;
+        }
+    }
+    parallel_for(threads, groups.size(), [&](std::size_t g, std::size_t worker) {
+        solve_cg_together(P, groups[g], steps, mean_square.data(), scratch[worker],
+                          [&](std::int64_t row) { failed.add(row); });
+    });
+    const auto apart = [&](std::size_t n) {
+        return costs.in_chunks(n, method, steps) || costs.together(n, method, steps);
     };
-    const RowTasks tasks(P.R.indptr, P.R.rows, threads, [&](std::size_t n) { return costs.least(n, method, steps); });
-    std::size_t first = 0;  // rows before it in tasks.order are long
-    for (; first < P.R.rows && costs.in_chunks(P.length(tasks.order[first]), method, steps); ++first)
-        if (!solve_long(P, tasks.order[first], scratch)) fail(tasks.order[first]);
+    const RowTasks tasks(P.R.indptr, P.R.rows, threads,
+                         [&](std::size_t n) { return apart(n) ? 0 : costs.least(n, method, steps); });
     parallel_for(threads, tasks.count(), [&](std::size_t task, std::size_t worker) {
-        for (std::size_t i = std::max(first, tasks.start[task]); i < tasks.start[task + 1]; ++i) {
+        for (std::size_t i = tasks.start[task]; i < tasks.start[task + 1]; ++i) {
+            if (apart(P.length(tasks.order[i]))) continue;  // done already
             // The next row's first factors come from memory while this one is solved.
             if (i + 1 < tasks.start[task + 1]) {
                 const std::int64_t next = P.R.indptr[tasks.order[i + 1]];
                 const auto n = static_cast<std::int64_t>(std::min<std::size_t>(8, P.length(tasks.order[i + 1])));
                 for (std::int64_t t = 0; t < n; ++t) prefetch_row(P.factors(next + t), P.k);
             }
-            if (!solve(tasks.order[i], scratch[worker])) fail(tasks.order[i]);
+            if (!solve(tasks.order[i], scratch[worker])) failed.add(tasks.order[i]);
         }
     });
-    return failed == INT64_MAX ? -1 : failed.load();
+    return failed.row_or_none();
 }
 
 }  // namespace

@@ -52,14 +52,23 @@ struct Problem {
     const float* factors(std::int64_t entry) const { return Y + static_cast<std::size_t>(R.indices[entry]) * k; }
 };
 
-// One worker's arrays, aligned to a cache line, allocated once.
+// Zeros, aligned to a cache line.
+using Floats = std::unique_ptr<float[], void (*)(float*)>;
+inline Floats floats(std::size_t size) {
+    constexpr std::align_val_t line{64};
+    auto* p = static_cast<float*>(::operator new[](size * sizeof(float), line));
+    std::memset(p, 0, size * sizeof(float));
+    return {p, [](float* p) { ::operator delete[](p, line); }};
+}
+
+// One worker's arrays, allocated once.
 struct Scratch {
     // A panel of gathered rows and the tile being summed must share the first-level cache (32 KB); the rows of a row
     // that is solved in several passes lie in the second.
     static constexpr std::size_t panel_bytes = 16 * 1024, rows_bytes = 512 * 1024;
 
     std::size_t kp, panel, most;
-    std::unique_ptr<float[], void (*)(float*)> memory;
+    Floats memory;
     float *A, *Y, *g, *s, *D, *p, *u, *z, *inverse, *v, *root, *e;
     std::vector<float> residual;  // of all entries of the row, where a solver keeps it from step to step
 
@@ -67,7 +76,7 @@ struct Scratch {
         : kp(padded(k)),
           panel(std::max<std::size_t>(16, panel_bytes / (kp * sizeof(float)))),
           most(most_rows(k)),
-          memory(allocate(kp * kp + most * kp + 7 * kp + 3 * most), [](float* p) { ::operator delete[](p, line); }) {
+          memory(floats(kp * kp + most * kp + 7 * kp + 3 * most)) {
         float* next = memory.get();
         const auto take = [&](std::size_t floats) { return std::exchange(next, next + floats); };
         A = take(kp * kp);
@@ -78,12 +87,6 @@ struct Scratch {
 
     static std::size_t most_rows(std::size_t k) {
         return std::max(padded(k), rows_bytes / (padded(k) * sizeof(float)) / W * W);
-    }
-    static constexpr std::align_val_t line{64};
-    static float* allocate(std::size_t floats) {
-        auto* p = static_cast<float*>(::operator new[](floats * sizeof(float), line));
-        std::memset(p, 0, floats * sizeof(float));
-        return p;
     }
 };
 
@@ -129,9 +132,8 @@ inline void weigh(const Problem<Kind, with_bias>& P, std::int64_t from, std::siz
 // y~_t, r_t and v~_t of n entries, n <= most; rows are kp apart.
 template <class Kind, bool with_bias>
 inline void gather(const Problem<Kind, with_bias>& P, std::int64_t from, std::int64_t end, std::size_t n, Scratch& m) {
-    // A gathered row is k / 16 cache lines from memory (~90 ns away) and costs ~k^2 / 2 fused operations once there
-    // (~60 ns at k = 64): four rows ahead hides it.
-    constexpr std::int64_t ahead = 4;
+    // A gathered row is k / 16 cache lines from memory, ~90 ns away, and copied in a few: 8 to 24 ahead serve alike.
+    constexpr std::int64_t ahead = 16;
     weigh(P, from, n, m);
     const std::size_t k = P.k, whole = k / W * W;
     for (std::size_t t = 0; t < n; ++t) {
@@ -144,6 +146,33 @@ inline void gather(const Problem<Kind, with_bias>& P, std::int64_t from, std::in
     }
     if (P.prior)
         for (std::size_t t = 0; t < n; ++t) m.v[t] -= dot(m.Y + t * m.kp, m.p, m.kp);
+}
+
+// Rows of zeros after n gathered ones, up to a whole vector of them.
+inline void pad(std::size_t n, Scratch& m) {
+    std::memset(m.Y + n * m.kp, 0, (padded(n) - n) * m.kp * sizeof(float));
+    for (std::size_t t = n; t < padded(n); ++t) m.root[t] = m.v[t] = 0;
+}
+
+// For the solvers that go on from where a row stands: D, p and the shift u.
+template <class Kind, bool with_bias>
+inline void begin_iteration(const Problem<Kind, with_bias>& P, std::int64_t row, float* u, Scratch& m) {
+    begin_row(P, row, m);
+    const float* x = P.X + row * P.k;
+    for (std::size_t f = 0; f < P.k; ++f) u[f] = P.prior ? x[f] - m.p[f] : x[f];
+}
+
+// e = v~ - b r - Y~ u of W gathered entries.
+inline vec residual(float bias, const float* u, std::size_t t, const Scratch& m) {
+    return load(m.v + t) - bias * load(m.root + t) - dots(m.Y + t * m.kp, m.kp, u, m.kp);
+}
+
+// l_u b^2 + u^T D u
+template <class Kind, bool with_bias>
+inline double penalty(const Problem<Kind, with_bias>& P, std::int64_t row, const float* u, const Scratch& m) {
+    vec total{};
+    for (std::size_t f = 0; f < m.kp; f += W) total += load(m.D + f) * load(u + f) * load(u + f);
+    return sum(total) + (with_bias ? static_cast<double>(P.reg[row]) * P.bias[row] * P.bias[row] : 0);
 }
 
 }  // namespace eckart

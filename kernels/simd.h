@@ -100,19 +100,40 @@ inline std::uint32_t greater(vec a, vec b) {
 #endif
 }
 
+// In each stretch of 2 S lanes, a's upper half and b's lower half change places.
+template <std::size_t S>
+inline void exchange(vec& a, vec& b) {
+    [&]<std::size_t... L>(std::index_sequence<L...>) {
+        const vec lower = __builtin_shufflevector(a, b, ((L & S) ? W + L - S : L)...);
+        b = __builtin_shufflevector(a, b, ((L & S) ? W + L : L + S)...);
+        a = lower;
+    }(std::make_index_sequence<W>{});
+}
+
 // Lane l of r[i] and lane i of r[l] change places, for all i and l: log2 W rounds of exchanges at distance S.
 template <std::size_t S = 1>
 inline void transpose(vec (&r)[W]) {
     if constexpr (S < W) {
-        const auto exchange = [&]<std::size_t... L>(std::size_t i, std::index_sequence<L...>) {
-            const vec a = r[i], b = r[i + S];
-            r[i] = __builtin_shufflevector(a, b, ((L & S) ? W + L - S : L)...);
-            r[i + S] = __builtin_shufflevector(a, b, ((L & S) ? W + L : L + S)...);
-        };
 #pragma GCC unroll 16
         for (std::size_t i = 0; i < W; ++i)
-            if (!(i & S)) exchange(i, std::make_index_sequence<W>{});
+            if (!(i & S)) exchange<S>(r[i], r[i + S]);
         transpose<2 * S>(r);
+    }
+}
+
+// Lane i is the sum of the lanes of s[i], which is overwritten. Half as many vectors each round: half the exchanges of
+// a transposition.
+template <std::size_t S = W / 2>
+inline vec lane_sums(vec (&s)[W]) {
+    if constexpr (S == 0) {
+        return s[0];
+    } else {
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < S; ++i) {
+            exchange<S>(s[i], s[i + S]);
+            s[i] += s[i + S];
+        }
+        return lane_sums<S / 2>(s);
     }
 }
 

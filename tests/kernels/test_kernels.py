@@ -130,6 +130,55 @@ def test_a_long_row_summed_in_chunks_equals_its_twin(isa, kind):
 
 
 @EVERY_ISA
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([500, 1007, 1024, 1025, 2047, 2048, 2049, 3000, 5000]), min_size=1, max_size=9),
+    columns=st.sampled_from([700, 1024, 1025, 5000]),
+    k=st.sampled_from([64, 65, 128]),
+    sort=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_rows_improved_together_equal_their_twin_and_each_alone(isa, lengths, columns, k, sort, seed):
+    # Half a megabyte of factors is 2048 rows at k = 64, 1024 at 128: rows shorter and longer, columns fewer and more.
+    rng, kernels = np.random.default_rng(seed), load_kernels(isa)
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indices = rng.integers(0, columns, indptr[-1]).astype(np.int32)  # some twice
+    if sort:
+        indices = np.concatenate([np.sort(row) for row in np.split(indices, indptr[1:-1])])
+    values = rng.uniform(-2, 2, len(indices)).astype(np.float32)
+    Y = (rng.standard_normal((columns, k)) / k**0.5).astype(np.float32)
+    c, reg = rng.standard_normal(columns).astype(np.float32), penalties(rng, indptr)
+    shared = shared_terms(rng, indptr, k, True, True)
+    X = (rng.standard_normal((len(lengths), k)) / k**0.5).astype(np.float32)
+    b = rng.standard_normal(len(lengths)).astype(np.float32)
+
+    def solved(rows, threads):
+        begin, end = indptr[rows.start], indptr[rows.stop]
+        here = indptr[rows.start : rows.stop + 1] - begin, indices[begin:end], values[begin:end]
+        terms = {"spectrum": shared["spectrum"], "prior": shared["prior"][rows]}
+        start = {"start": X[rows], "start_bias": b[rows]}
+        return kernels.explicit_rows(*here, Y, c, 0.5, reg[rows], threads, method="cg", steps=2, **terms, **start)[:3]
+
+    every = slice(0, len(lengths))
+    W, bias, objective = solved(every, 1)
+    want, want_bias = twin.cg_rows(indptr, indices, values, Y, c, 0.5, reg, *shared.values(), X, b, 2)
+    close(W, want)
+    close(bias, want_bias)
+    left = values - np.float32(0.5) - c[indices]
+    moved = left - np.concatenate(
+        [Y[i] @ p for i, p in zip(np.split(indices, indptr[1:-1]), shared["prior"], strict=True)]
+    )
+    problem = indptr, indices, np.ones(len(values)), moved, Y, reg, shared["spectrum"]
+    close(objective, twin.row_value(*problem, W - shared["prior"], bias))
+    for threads in (2, 4):
+        for mine, again in zip((W, bias, objective), solved(every, threads), strict=True):
+            assert mine.tobytes() == again.tobytes()
+    for row in range(len(lengths)):
+        for mine, alone in zip((W, bias, objective), solved(slice(row, row + 1), 1), strict=True):
+            assert mine[row].tobytes() == alone[0].tobytes()
+
+
+@EVERY_ISA
 @settings(max_examples=60, deadline=None)
 @given(k=RANKS, rows=st.sampled_from([0, 1, 5, 15, 16, 17, 300]), seed=st.integers(0, 2**32 - 1))
 def test_rotate_equals_its_twin(isa, k, rows, seed):

@@ -47,6 +47,29 @@ def row_value(indptr, indices, weights, targets, Y, reg, spectrum, X, bias):
     return value
 
 
+def cg_rows(indptr, indices, values, Y, column_bias, mean, reg, spectrum, prior, X, bias, steps):
+    """Steps of conjugate gradients on each row (factors, bias) from (X, bias), preconditioned by a diagonal."""
+    X, bias, Y = X.astype(np.float64), bias.astype(np.float64), Y.astype(np.float64)
+    for u in range(len(X)):
+        here = slice(indptr[u], indptr[u + 1])
+        Z = np.column_stack([Y[indices[here]], np.ones(indptr[u + 1] - indptr[u])])
+        D = np.append(reg[u] + spectrum.astype(np.float64), reg[u])
+        M = D + len(Z) * np.append(np.mean(Y**2, axis=0), 1)
+        target = values[here].astype(np.float64) - mean - column_bias[indices[here]]
+        p_u = np.append(prior[u], 0.0)
+        x = np.append(X[u], bias[u]) - p_u
+        r = Z.T @ (target - Z @ (x + p_u)) - D * x
+        p = r / M
+        for _ in range(steps):
+            q = Z.T @ (Z @ p) + D * p
+            rz = r @ (r / M)
+            length = rz / (p @ q)
+            x, r = x + length * p, r - length * q
+            p = r / M + (r @ (r / M)) / rz * p
+        X[u], bias[u] = (x + p_u)[:-1], x[-1]
+    return X, bias
+
+
 def rotate(Y, Q):
     """Y Q."""
     return Y.astype(np.float64) @ Q

@@ -14,22 +14,22 @@ Symbols: n_u entries of user u; n users, m items; W (n x k), H (m x k). See docs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import kernel_arrays
 from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
 from eckart.recommend.eigenbasis import eigenbasis, spectrum
 from eckart.recommend.initial import initial_factors
-from eckart.recommend.metrics import find_hits, ndcg
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
 from eckart.recommend.solver import ItemSide, check_hyperparameters, popularity_of, require_fit
-from eckart.recommend.training import Callback, Record, State, held_out_entries, hold_out, run_epochs
+from eckart.recommend.training import Callback, Record, State, run_epochs
+from eckart.recommend.validation import hold_out, ndcg_on
 
 __all__ = ["ImplicitALS"]
 
@@ -147,17 +147,23 @@ class ImplicitALS:
 
         weight = self.unobserved_weight
 
+        def solved(
+            matrix: csr_array, Y: np.ndarray, X: np.ndarray, reg: np.ndarray
+        ) -> tuple[np.ndarray, np.ndarray, float]:
+            # X anew, given Y; both come back in Y's eigenbasis.
+            Q = eigenbasis(Y, threads)
+            Y = kernels.rotate(Y, Q, threads)
+            start = None if method == EXACT else kernels.rotate(X, Q, threads)
+            X, objective = half_sweep(matrix, Y, self.alpha, spectrum(Y, weight), reg, threads, method, start)
+            return X, Y, objective
+
         def step(state: State) -> tuple[State, Record]:
-            Q = eigenbasis(state["W"], threads)
-            W, H = (kernels.rotate(state[name], Q, threads) for name in ("W", "H"))
-            H, _ = half_sweep(by_item, W, self.alpha, spectrum(W, weight), reg_items, threads, method, start=H)
-            Q = eigenbasis(H, threads)
-            W, H = (kernels.rotate(X, Q, threads) for X in (W, H))
-            W, objective = half_sweep(R, H, self.alpha, spectrum(H, weight), reg_users, threads, method, start=W)
+            H, W, _ = solved(by_item, state["W"], state["H"], reg_items)
+            W, H, objective = solved(R, H, W, reg_users)
             penalty = reg_items @ np.sum(H.astype(np.float64) ** 2, axis=1)
             return {"W": W, "H": H}, {"objective": float(objective + penalty)}
 
-        validate = None if validation is None else self._ndcg_on(validation, data)
+        validate = None if validation is None else ndcg_on(validation, data, lambda s: self._model(s, data, []))
         start = {
             "W": initial_factors(R, by_item, self.rank, self.seed),
             "H": np.zeros((R.shape[1], self.rank), np.float32),
@@ -168,17 +174,6 @@ class ImplicitALS:
         model = self._model(state, data, history)
         # Users are solved exactly at the end, whatever the epochs did: a row is then its history folded in.
         return model if data is everything and method == EXACT else model.with_all(everything)
-
-    def _ndcg_on(self, validation: Interactions, data: Interactions) -> Callable[[State], tuple[str, float]]:
-        held_out = held_out_entries(validation, data)
-        users = np.flatnonzero(np.diff(held_out.indptr))
-        targets = csr_array(held_out[users])
-
-        def ndcg_of(state: State) -> tuple[str, float]:
-            ranked, _ = self._model(state, data, []).top_k(users, 10)
-            return "ndcg@10", float(np.mean(ndcg(*find_hits(ranked, targets))))
-
-        return ndcg_of
 
     def _model(self, state: State, data: Interactions, history: list[Record]) -> Recommender:
         n, m = data.matrix.shape
@@ -265,9 +260,7 @@ def half_sweep(
         A system that is not positive definite in float32.
     """
     X, objective, failed = kernels.implicit_rows(
-        matrix.indptr.astype(np.int64, copy=False),
-        matrix.indices.astype(np.int32, copy=False),
-        matrix.data,
+        *kernel_arrays(matrix),
         Y,
         alpha,
         reg,
