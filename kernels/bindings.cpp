@@ -282,20 +282,25 @@ auto py_pair_scores(In<float, 2> X, In<float, 2> Y, In<float, 1> row_bias, In<fl
     return score;
 }
 
-auto py_pack_items(In<float, 2> Y, int threads) {
+// (panels, ceilings), see kernels.h
+auto py_pack_items(In<float, 2> Y, In<float, 1> bias, In<std::int32_t, 1> order, int threads) {
     const std::size_t k = Y.shape(1), width = panel_width(), workers = checked_threads(threads);
     require(k >= 1, "Y has no columns");
-    auto packed = empty<float>((Y.shape(0) + width - 1) / width * k, width);
+    require(bias.size() == Y.shape(0), "%zu biases for %zu items", bias.size(), Y.shape(0));
+    check_order(order, Y.shape(0));
+    const std::size_t panels = (Y.shape(0) + width - 1) / width;
+    auto packed = empty<float>(panels * k, width);
+    auto ceilings = empty<float>(panels, 2);
     {
         nb::gil_scoped_release release;
-        pack_items(Y.data(), Y.shape(0), k, packed.data(), workers);
+        pack_items(Y.data(), Y.shape(0), k, bias.data(), order.data(), packed.data(), ceilings.data(), workers);
     }
-    return packed;
+    return nb::make_tuple(packed, ceilings);
 }
 
 // (items, scores), each queries x top
-auto py_top_k(In<float, 2> Q, In<float, 2> packed, In<float, 1> bias, In<std::int64_t, 1> exclude_indptr,
-              In<std::int32_t, 1> exclude, int top, int threads) {
+auto py_top_k(In<float, 2> Q, In<float, 2> packed, In<float, 2> ceilings, In<std::int32_t, 1> order, In<float, 1> bias,
+              In<std::int64_t, 1> exclude_indptr, In<std::int32_t, 1> exclude, int top, int threads) {
     const std::size_t queries = Q.shape(0), k = Q.shape(1), items = bias.size(), workers = checked_threads(threads);
     const std::size_t width = panel_width();
     require(k >= 1, "Q has no columns");
@@ -303,6 +308,10 @@ auto py_top_k(In<float, 2> Q, In<float, 2> packed, In<float, 1> bias, In<std::in
     require(packed.shape(1) == width && packed.shape(0) == (items + width - 1) / width * k,
             "packed items are %zu x %zu, expected %zu x %zu", packed.shape(0), packed.shape(1),
             (items + width - 1) / width * k, width);
+    require(ceilings.shape(0) == (items + width - 1) / width && ceilings.shape(1) == 2,
+            "ceilings are %zu x %zu, expected %zu x 2", ceilings.shape(0), ceilings.shape(1),
+            (items + width - 1) / width);
+    check_order(order, items);
     check_sparse(exclude_indptr, exclude, items);
     require(exclude_indptr.size() == queries + 1, "exclusions for %zu queries, expected %zu", exclude_indptr.size() - 1,
             queries);
@@ -310,8 +319,8 @@ auto py_top_k(In<float, 2> Q, In<float, 2> packed, In<float, 1> bias, In<std::in
     auto score = empty<float>(queries, top);
     {
         nb::gil_scoped_release release;
-        top_k(Q.data(), queries, k, packed.data(), items, bias.data(), exclude_indptr.data(), exclude.data(),
-              static_cast<std::size_t>(top), best.data(), score.data(), workers);
+        top_k(Q.data(), queries, k, packed.data(), ceilings.data(), order.data(), items, bias.data(),
+              exclude_indptr.data(), exclude.data(), static_cast<std::size_t>(top), best.data(), score.data(), workers);
     }
     return nb::make_tuple(best, score);
 }
@@ -517,10 +526,10 @@ NB_MODULE(ECKART_MODULE, module) {
                "cell"_a, "reg"_a, "steps"_a, "threads"_a = 1);
     module.def("pair_scores", &py_pair_scores, "X"_a, "Y"_a, "row_bias"_a, "column_bias"_a, "mean"_a, "rows"_a,
                "columns"_a, "threads"_a = 1);
-    module.def("pack_items", &py_pack_items, "Y"_a, "threads"_a = 1);
+    module.def("pack_items", &py_pack_items, "Y"_a, "bias"_a, "order"_a, "threads"_a = 1);
     module.def("pack_codes", &py_pack_codes, "Y"_a, "bias"_a, "order"_a, "threads"_a = 1);
     module.def("top_one", &py_top_one, "Q"_a, "Y"_a, "codes"_a, "bounds"_a, "order"_a, "bias"_a, "exclude_indptr"_a,
                "exclude"_a, "top"_a, "threads"_a = 1);
-    module.def("top_k", &py_top_k, "Q"_a, "packed"_a, "bias"_a, "exclude_indptr"_a, "exclude"_a, "top"_a,
-               "threads"_a = 1);
+    module.def("top_k", &py_top_k, "Q"_a, "packed"_a, "ceilings"_a, "order"_a, "bias"_a, "exclude_indptr"_a,
+               "exclude"_a, "top"_a, "threads"_a = 1);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -20,19 +21,20 @@ struct Kept {
 
 struct Query {
     std::vector<Kept> heap;
-    float worst = -std::numeric_limits<float>::infinity();  // a score must exceed this to be kept
+    float worst = -std::numeric_limits<float>::infinity();  // a score must reach this to be kept,
+    float below = -std::numeric_limits<float>::infinity();  // that is exceed this
     const std::int32_t *excluded = nullptr, *excluded_end = nullptr;
 
     void begin(const std::int32_t* first_excluded, const std::int32_t* end_excluded) {
         heap.clear();
-        worst = -std::numeric_limits<float>::infinity();
+        worst = below = -std::numeric_limits<float>::infinity();
         excluded = first_excluded;
         excluded_end = end_excluded;
     }
 
     bool excludes(std::int32_t item) const { return std::binary_search(excluded, excluded_end, item); }
 
-    // Whether the item gets in; where items come in ascending order, score > worst says the same.
+    // Whether the item gets in.
     bool admits(float score, std::int32_t item) const {
         if (score != worst) return score > worst;
         return worst > -std::numeric_limits<float>::infinity() && item < heap.front().item;  // so it is full
@@ -45,7 +47,10 @@ struct Query {
         }
         heap.push_back({score, item});
         std::push_heap(heap.begin(), heap.end());
-        if (heap.size() == top) worst = heap.front().score;
+        if (heap.size() == top) {
+            worst = heap.front().score;
+            below = std::nextafter(worst, -std::numeric_limits<float>::infinity());
+        }
     }
 };
 

@@ -64,15 +64,17 @@ void pair_scores(const float* X, const float* Y, std::size_t k, const float* row
                  float mean, const std::int64_t* i, const std::int64_t* j, std::size_t pairs, float* score,
                  std::size_t threads);
 
-// Items in the layout top_k reads: panels of panel_width() items, factor by factor.
+// Items in the layout top_k reads: panels of panel_width() items in the order given, factor by factor, and two floats a
+// panel that say how high its scores can be while no bias is raised (ceiling.h).
 std::size_t panel_width();
-void pack_items(const float* Y, std::size_t items, std::size_t k, float* packed, std::size_t threads);
+void pack_items(const float* Y, std::size_t items, std::size_t k, const float* bias, const std::int32_t* order,
+                float* packed, float* ceilings, std::size_t threads);
 
 // The best `top` items of each query by Q[q] . Y[j] + bias[j], less the excluded ones; ties go to the lower j.
 // Slots left over hold item -1, score -inf.
-void top_k(const float* Q, std::size_t queries, std::size_t k, const float* packed, std::size_t items,
-           const float* bias, const std::int64_t* exclude_indptr, const std::int32_t* exclude, std::size_t top,
-           std::int32_t* best, float* score, std::size_t threads);
+void top_k(const float* Q, std::size_t queries, std::size_t k, const float* packed, const float* ceilings,
+           const std::int32_t* order, std::size_t items, const float* bias, const std::int64_t* exclude_indptr,
+           const std::int32_t* exclude, std::size_t top, std::int32_t* best, float* score, std::size_t threads);
 
 // Stratified SGD; see sgd.cpp. A B x B grid over places, which rows and columns are dealt to.
 struct SgdGrid {

@@ -75,9 +75,12 @@ static double worst_error(std::size_t k) {
     std::vector<float> packed((columns + width - 1) / width * k * width), best_score(rows * top);
     std::vector<std::int64_t> none(rows + 1, 0);
     std::vector<std::int32_t> best(rows * top);
-    pack_items(Y.data(), columns, k, packed.data(), 2);
-    top_k(X.data(), rows, k, packed.data(), columns, bias.data(), none.data(), nullptr, top, best.data(),
-          best_score.data(), 2);
+    std::vector<float> ceilings((columns + width - 1) / width * 2);
+    std::vector<std::int32_t> order(columns);
+    std::iota(order.rbegin(), order.rend(), 0);
+    pack_items(Y.data(), columns, k, bias.data(), order.data(), packed.data(), ceilings.data(), 2);
+    top_k(X.data(), rows, k, packed.data(), ceilings.data(), order.data(), columns, bias.data(), none.data(), nullptr,
+          top, best.data(), best_score.data(), 2);
     for (std::size_t u = 0; u < rows; ++u) {
         double highest = -INFINITY;
         for (std::size_t j = 0; j < columns; ++j) highest = std::max(highest, score(u, j));

@@ -226,15 +226,16 @@ def test_top_k_equals_its_twin(isa, k, items, queries, top, levels, seed):
     indptr = np.concatenate([[0], np.cumsum([len(e) for e in excluded])]).astype(np.int64)
     indices = np.concatenate([np.empty(0), *excluded]).astype(np.int32)
     kernels = load_kernels(isa)
-    # Some items are banned by a bias of -inf, and lie in any order in the codes.
+    # Some items are banned by a bias of -inf; items lie in any order.
     order = rng.permutation(items).astype(np.int32)
     codes, bounds, sound = kernels.pack_codes(Y, bias, order, 2)
     assert sound
+    panels = kernels.pack_items(Y, bias, order, 2)
     bias[rng.random(items) < 0.2] = -np.inf
     scores = Q.astype(np.float64) @ Y.T + bias
     want = twin.top_k(scores, [set(e.tolist()) for e in excluded], top)
     for best, score in (
-        kernels.top_k(Q, kernels.pack_items(Y), bias, indptr, indices, top, 2),
+        kernels.top_k(Q, *panels, order, bias, indptr, indices, top, 2),
         kernels.top_one(Q, Y, codes, bounds, order, bias, indptr, indices, top, 2),
     ):
         np.testing.assert_array_equal(best, want)
@@ -269,7 +270,7 @@ def test_one_query_and_a_batch_give_the_same_bits(isa, k, items, spread, size, s
     if not sound or np.abs(Q).max() > 1e12:
         return
     none = np.zeros(len(Q) + 1, np.int64), np.zeros(0, np.int32)
-    batch = kernels.top_k(Q, kernels.pack_items(Y), bias, *none, 5, 1)
+    batch = kernels.top_k(Q, *kernels.pack_items(Y, bias, order), order, bias, *none, 5, 1)
     for threads in (1, 3):
         one = kernels.top_one(Q, Y, codes, bounds, order, bias, *none, 5, threads)
         assert [x.tobytes() for x in one] == [x.tobytes() for x in batch]
@@ -370,7 +371,9 @@ def test_nan_scores_are_never_recommended(isa):
     kernels = load_kernels(isa)
     Y = np.array([[1.0], [np.nan], [2.0]], np.float32)
     none = np.zeros(2, np.int64), np.zeros(0, np.int32)
-    best, _ = kernels.top_k(np.ones((1, 1), np.float32), kernels.pack_items(Y), np.zeros(3, np.float32), *none, 3)
+    bias, order = np.zeros(3, np.float32), np.array([1, 0, 2], np.int32)
+    panels = kernels.pack_items(Y, bias, order)
+    best, _ = kernels.top_k(np.ones((1, 1), np.float32), *panels, order, bias, *none, 3)
     assert best.tolist() == [[2, 0, -1]]
 
 

@@ -2,7 +2,7 @@
 
 Scores are q . h_j + c_j. A batch of queries reads the items as float32 panels (kernels/top_k.cpp) and is bound by
 arithmetic; a few queries read them as bytes (kernels/top_one.cpp), a quarter of the memory, and are bound by that.
-Both give the same bits.
+Both go from large norms to small ones, pass over what cannot get in, and give the same bits.
 
 Three kinds of filter, none of which can return the wrong number of items while enough are left:
 
@@ -24,8 +24,8 @@ from eckart.core.kernels import kernels
 
 __all__ = ["Catalogue", "Entries", "entries_of", "no_entries", "row_list"]
 
-# Up to this many queries read the bytes: one query takes 0.14 ms of 26,744 items at k = 64, up to 8 take the panels'
-# 0.45 ms (one thread, benchmarks/recommend_all.py).
+# Up to this many queries read the bytes: of 26,744 items at k = 64, one query takes 0.02 to 0.15 ms that way, by how
+# much is passed over, and up to 8 together take the panels' 0.04 to 0.45 ms (one thread, benchmarks/recommend_all.py).
 _FEW = 3
 # To gather and pack a row costs about as much as to score it for this many queries.
 _GATHER = 16
@@ -51,16 +51,20 @@ class Catalogue:
         return len(self.H)
 
     @cached_property
-    def _panels(self) -> np.ndarray:
-        return kernels.pack_items(self.H, self.threads)
+    def _order(self) -> np.ndarray:
+        # Best first for a query as long as an item is on average; any order gives the same lists.
+        with np.errstate(over="ignore", invalid="ignore"):  # the kernels know what to do with such factors
+            norms = np.linalg.norm(self.H, axis=1)
+            likely = norms.sum() / max(len(norms), 1) * norms + self.bias
+        return np.argsort(-likely, kind="stable").astype(np.int32)
 
     @cached_property
-    def _codes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-        # Best first for a query as long as an item is on average; any order gives the same lists.
-        norms = np.linalg.norm(self.H, axis=1)
-        order = np.argsort(-(norms.mean() * norms + self.bias)).astype(np.int32)
-        codes, bounds, sound = kernels.pack_codes(self.H, self.bias, order, self.threads)
-        return codes, bounds, order, sound
+    def _panels(self) -> tuple[np.ndarray, np.ndarray]:
+        return kernels.pack_items(self.H, self.bias, self._order, self.threads)
+
+    @cached_property
+    def _codes(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        return kernels.pack_codes(self.H, self.bias, self._order, self.threads)
 
     def best(
         self,
@@ -103,9 +107,9 @@ class Catalogue:
             bias = bias.copy()
             bias[banned] = -np.inf
         # A factor that is huge or not finite (comparing with NaN is False) is beyond what the bounds allow for.
-        if len(Q) <= _FEW and len(self) > 1000 and self._codes[3] and np.abs(Q).max(initial=0) < 1e12:
-            return kernels.top_one(Q, self.H, *self._codes[:3], bias, *seen, top, threads)
-        return kernels.top_k(Q, self._panels, bias, *seen, top, threads)
+        if len(Q) <= _FEW and len(self) > 1000 and self._codes[2] and np.abs(Q).max(initial=0) < 1e12:
+            return kernels.top_one(Q, self.H, *self._codes[:2], self._order, bias, *seen, top, threads)
+        return kernels.top_k(Q, *self._panels, self._order, bias, *seen, top, threads)
 
     def _best_of(
         self, allowed: np.ndarray, Q: np.ndarray, top: int, seen: Entries, threads: int
