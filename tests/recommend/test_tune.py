@@ -21,6 +21,11 @@ SMALL = {"rank": (1, 8)}
 TIMES = ("seconds", "at")
 
 
+def search(*args, **options):
+    """`tune` without the comparison on other splits, which has tests of its own below."""
+    return ek.tune(*args, splits=0, **options)
+
+
 def recorded(monkeypatch, cls=ek.ALS):
     """Every (solver, data, validation, checkpoint, model) of a fit."""
     calls, fit = [], cls.fit
@@ -66,7 +71,7 @@ def test_a_planted_region_is_found(monkeypatch):
 
     planted(monkeypatch, loss)
     space = {"rank": (4, 64), "reg": (0.01, 1.0), "exponent": (0.4, 1.2, False)}
-    tuning = ek.tune(DATA, trials=100, seed=1, space=space)
+    tuning = search(DATA, trials=100, seed=1, space=space)
     assert tuning.value < 1.01
     assert (tuning.solver.epochs, tuning.solver.early_stopping) == (11, 0)
     assert tuning.solver.reg == pytest.approx(0.2, rel=0.15)
@@ -83,7 +88,7 @@ def test_every_solver_can_be_tuned(name):
     known = {field.name for field in dataclasses.fields(named_solver(name, {}))}
     assert set(SPACES[name]) <= known, "its line in SPACES names settings it has"
     start = dataclasses.replace(named_solver(name, {}), **({"epochs": 4} if "epochs" in known else {}))
-    tuning = ek.tune(DATA, start, trials=4, space=SMALL)
+    tuning = search(DATA, start, trials=4, space=SMALL)
     assert tuning.trials.num_rows == 4
     assert set(tuning.trials["status"].to_pylist()) <= {"done", "dropped"}
     ranked = tuning.ranked()["value"].to_pylist()
@@ -96,7 +101,7 @@ def test_every_solver_can_be_tuned(name):
 
 def test_the_start_comes_first_as_it_is_and_nothing_chosen_is_worse():
     start = ek.ALS(rank=3, reg=0.5, exponent=0.0, epochs=6, seed=4)
-    tuning = ek.tune(DATA, start, trials=6, space={"rank": (1, 8), "exponent": None, "implicit_reg": None})
+    tuning = search(DATA, start, trials=6, space={"rank": (1, 8), "exponent": None, "implicit_reg": None})
     assert tuning.searched[:2] == ["rank", "reg"]
     first = tuning.trials.slice(0, 1).to_pylist()[0]
     assert (first["rank"], first["reg"]) == (3, 0.5)
@@ -109,7 +114,7 @@ def test_the_start_comes_first_as_it_is_and_nothing_chosen_is_worse():
 
 
 def test_the_same_seed_gives_the_same_table_and_another_does_not():
-    first, again, other = (ek.tune(DATA, ek.ALS(epochs=5), trials=12, seed=s, space=SMALL) for s in (3, 3, 4))
+    first, again, other = (search(DATA, ek.ALS(epochs=5), trials=12, seed=s, space=SMALL) for s in (3, 3, 4))
     assert first.trials.drop_columns(TIMES).equals(again.trials.drop_columns(TIMES))
     assert first.solver == again.solver
     assert not first.trials.drop_columns(TIMES).equals(other.trials.drop_columns(TIMES))
@@ -117,7 +122,7 @@ def test_the_same_seed_gives_the_same_table_and_another_does_not():
 
 def test_no_trial_sees_what_it_is_judged_on(monkeypatch):
     calls = recorded(monkeypatch)
-    tuning = ek.tune(DATA, trials=5, test=0.2, validation=0.25, seed=2, space=SMALL)
+    tuning = search(DATA, trials=5, test=0.2, validation=0.25, seed=2, space=SMALL)
     train, test = ek.split(DATA, test=0.2, seed=2)
     *trials, last = calls
     for _, data, valid, _, _ in trials:
@@ -132,14 +137,14 @@ def test_no_trial_sees_what_it_is_judged_on(monkeypatch):
 
 def test_held_out_entries_may_be_given():
     fit, valid = ek.split(DATA, test=0.3, seed=9)
-    tuning = ek.tune(fit, trials=2, validation=valid, space=SMALL)
+    tuning = search(fit, trials=2, validation=valid, space=SMALL)
     assert tuning.solver.fit(fit, valid).history[-1]["validation_rmse"] == tuning.value
 
 
 def test_promoted_trials_go_on_and_end_at_the_bits_of_an_undisturbed_fit(monkeypatch):
     calls = recorded(monkeypatch)
     told = []
-    ek.tune(DATA, ek.ALS(epochs=9, early_stopping=50), trials=9, space=SMALL, callback=told.append)
+    search(DATA, ek.ALS(epochs=9, early_stopping=50), trials=9, space=SMALL, callback=told.append)
     monkeypatch.undo()
     assert len({(r["trial"], r["epoch"]) for r in told}) == len(told), "no epoch is run twice"
     last = [call for call in calls if call[0].epochs == 18]
@@ -154,7 +159,7 @@ def test_promoted_trials_go_on_and_end_at_the_bits_of_an_undisturbed_fit(monkeyp
 
 def test_only_the_best_third_goes_on_and_epochs_add_up(monkeypatch):
     run = planted(monkeypatch, lambda solver, epoch: solver.reg + 1 / epoch)
-    tuning = ek.tune(DATA, ek.ALS(epochs=9), trials=10, space={"reg": (0.1, 1.0)})
+    tuning = search(DATA, ek.ALS(epochs=9), trials=10, space={"reg": (0.1, 1.0)})
     rows = tuning.trials.to_pylist()
     assert sorted((r["rung"], r["epochs"]) for r in rows) == [(0, 2)] * 6 + [(1, 6)] * 2 + [(2, 18)] * 2
     assert sum(r["epochs"] for r in rows) == len(run) == len(set(run))
@@ -165,7 +170,7 @@ def test_only_the_best_third_goes_on_and_epochs_add_up(monkeypatch):
 def test_a_solver_that_is_fitted_in_one_piece_is_not_interrupted(monkeypatch):
     calls = recorded(monkeypatch)
     monkeypatch.setattr(halving, "WHOLE", {"als"})
-    tuning = ek.tune(DATA, ek.ALS(epochs=7), trials=5, space=SMALL)
+    tuning = search(DATA, ek.ALS(epochs=7), trials=5, space=SMALL)
     assert [(solver.epochs, checkpoint) for solver, _, _, checkpoint, _ in calls] == [(7, None)] * 5
     values = [model.history[-1]["validation_rmse"] for *_, model in calls]
     assert tuning.trials["value"].to_pylist() == values, "the last epoch's, not the best one's"
@@ -174,7 +179,7 @@ def test_a_solver_that_is_fitted_in_one_piece_is_not_interrupted(monkeypatch):
 
 
 def test_a_trial_that_gets_no_better_is_not_run_to_the_end():
-    tuning = ek.tune(DATA, ek.ALS(rank=8, reg=1e-3, epochs=30), trials=1)
+    tuning = search(DATA, ek.ALS(rank=8, reg=1e-3, epochs=30), trials=1)
     (row,) = tuning.trials.to_pylist()
     assert row["epochs"] == row["best_epoch"] + 3 < 60
     assert tuning.solver.epochs == row["best_epoch"]
@@ -189,7 +194,7 @@ def test_failing_trials_are_passed_over(monkeypatch):
         return fit(self, *args, **options)
 
     monkeypatch.setattr(ek.ALS, "fit", sometimes)
-    tuning = ek.tune(DATA, trials=9, space=SMALL)
+    tuning = search(DATA, trials=9, space=SMALL)
     rows = tuning.trials.to_pylist()
     failed = [r for r in rows if r["reg"] > 0.1]
     assert 0 < len(failed) < 9
@@ -197,12 +202,12 @@ def test_failing_trials_are_passed_over(monkeypatch):
     assert tuning.solver.reg <= 0.1
     monkeypatch.setattr(ek.ALS, "fit", lambda self, *a, **o: (_ for _ in ()).throw(FloatingPointError("no")))
     with pytest.raises(ValueError, match="failed: no"):
-        ek.tune(DATA, trials=3, space=SMALL)
+        search(DATA, trials=3, space=SMALL)
 
 
 def test_a_rank_the_matrix_lacks_is_never_asked_for():
     data = ek.synthetic(40, 12, 200, seed=0)
-    tuning = ek.tune(data, trials=5)
+    tuning = search(data, trials=5)
     assert max(tuning.trials["rank"].to_pylist()) <= 12
     assert set(tuning.trials["status"].to_pylist()) <= {"done", "dropped"}
 
@@ -212,14 +217,14 @@ def test_an_interruption_gives_the_best_so_far(monkeypatch):
         if (record["trial"], record["epoch"]) == (2, 2):
             raise KeyboardInterrupt
 
-    tuning = ek.tune(DATA, trials=9, space=SMALL, test=0.1, callback=stop)
+    tuning = search(DATA, trials=9, space=SMALL, test=0.1, callback=stop)
     assert (tuning.stopped, tuning.trials.num_rows, tuning.test) == ("interrupted", 3, None)
     assert tuning.trials["status"].to_pylist() == ["dropped", "dropped", "stopped"]
     assert tuning.trials["epochs"].to_pylist()[2] == 2
     assert tuning.value == min(tuning.trials["value"].to_pylist())
     monkeypatch.setattr(ek.ALS, "fit", lambda self, *a, **o: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        ek.tune(DATA, trials=9, space=SMALL)
+        search(DATA, trials=9, space=SMALL)
 
 
 def test_the_budget_is_looked_at_within_a_trial(monkeypatch):
@@ -227,7 +232,7 @@ def test_the_budget_is_looked_at_within_a_trial(monkeypatch):
         time.sleep(0.05)
 
     began = time.perf_counter()
-    tuning = ek.tune(DATA, ek.ALS(epochs=4000, early_stopping=5000), budget=0.4, space=SMALL, callback=slow)
+    tuning = search(DATA, ek.ALS(epochs=4000, early_stopping=5000), budget=0.4, space=SMALL, callback=slow)
     assert time.perf_counter() - began < 20, "and not after 8,000 epochs of a twentieth of a second"
     assert tuning.stopped == "time"
     assert tuning.trials["status"].to_pylist()[-1] == "stopped"
@@ -237,14 +242,81 @@ def test_the_budget_is_looked_at_within_a_trial(monkeypatch):
 
 def test_it_ends_when_there_is_nothing_more_to_gain(monkeypatch):
     planted(monkeypatch, lambda solver, epoch: 1.0)
-    tuning = ek.tune(DATA, ek.ALS(epochs=5), budget=300, space=SMALL)
+    tuning = search(DATA, ek.ALS(epochs=5), budget=300, space=SMALL)
     assert tuning.stopped == "converged"
     assert tuning.trials.num_rows < 150
 
 
+def test_luck_on_one_split_does_not_choose(monkeypatch):
+    """A setting is lucky on the first split and bad on all others; the next best is what is found."""
+    first = ek.split(DATA, test=0.1, seed=0)[1]
+
+    def fit(self, data, validation=None, *, callback=None, checkpoint=None, resume=False):
+        lucky = self.reg > 0.5
+        value = 1 + self.reg + (-1 if pairs_of(validation) == pairs_of(first) else 1) * lucky
+        history = [{"epoch": e, "validation_rmse": value + 0.1 * (e - 2) ** 2} for e in range(1, self.epochs + 1)]
+        for record in history:
+            callback(dict(record))
+        return type("Model", (), {"history": history})
+
+    monkeypatch.setattr(ek.ALS, "fit", fit)
+    options = {"trials": 5, "space": {"reg": (0.1, 1.0, False)}}
+    alone, together = (ek.tune(DATA, ek.ALS(epochs=2), splits=n, **options) for n in (0, 4))
+    assert alone.solver.reg > 0.5 > together.solver.reg
+    assert together.solver.reg == min(together.trials["reg"].to_pylist())
+    assert together.value == pytest.approx(1 + together.solver.reg)
+    best = together.ranked().to_pylist()[0]
+    assert (best["reg"], best["final"], best["best_epoch"]) == (together.solver.reg, together.value, 2)
+
+
+@pytest.mark.parametrize("solver", [ek.ALS(epochs=6), ek.SVD(), ek.Gibbs(epochs=6, samples=3)])
+def test_the_finalists_value_is_the_mean_of_fits_to_every_split(solver):
+    tuning = ek.tune(DATA, solver, trials=7, splits=2, space=SMALL)
+    finals = [final for final in tuning.trials["final"].to_pylist() if final is not None]
+    assert len(finals) == 5
+    assert tuning.value == min(finals)
+    values = []
+    for seed in range(3):
+        fit, valid = ek.split(DATA, test=0.1, seed=seed)
+        values.append(tuning.solver.fit(fit, valid).history[-1]["validation_rmse"])
+    assert tuning.value == pytest.approx(np.mean(values), rel=1e-6)
+
+
+def test_how_many_splits_depends_on_how_much_is_held_out(monkeypatch):
+    calls = recorded(monkeypatch)
+    tuning = ek.tune(DATA, ek.ALS(rank=2, epochs=3), trials=1, space={"reg": (0.1, 0.2)})
+    assert len({frozenset(pairs_of(valid)) for _, _, valid, _, _ in calls}) == 5, "the first split and four more"
+    monkeypatch.setattr("eckart.recommend.tune._ENOUGH", 700)  # 300 are held out
+    calls.clear()
+    ek.tune(DATA, ek.ALS(rank=2, epochs=3), trials=1, space={"reg": (0.1, 0.2)})
+    assert len({frozenset(pairs_of(valid)) for _, _, valid, _, _ in calls}) == 3
+    fit, valid = ek.split(DATA, test=0.1, seed=0)
+    for options in ({"validation": valid}, {"by": "leave_one_out"}):
+        assert ek.tune(fit, trials=1, space=SMALL, **options).trials["final"].to_pylist() == [None]
+        with pytest.raises(ValueError, match="leave splits out"):
+            ek.tune(fit, trials=1, space=SMALL, splits=2, **options)
+    assert tuning.trials["final"].to_pylist() == [tuning.value]
+
+
+def test_finals_that_fail_or_are_interrupted_leave_the_search_its_result(monkeypatch):
+    fit = ek.ALS.fit
+    for error, stopped in ((FloatingPointError("no"), "trials"), (KeyboardInterrupt(), "interrupted")):
+
+        def fails_elsewhere(self, data, validation=None, error=error, **options):
+            if "checkpoint" not in options:
+                raise error
+            return fit(self, data, validation, **options)
+
+        monkeypatch.setattr(ek.ALS, "fit", fails_elsewhere)
+        tuning = ek.tune(DATA, ek.ALS(rank=2, epochs=3), trials=3, splits=1, space=SMALL)
+        assert tuning.stopped == stopped
+        assert tuning.trials["final"].to_pylist() == [None] * 3
+        assert tuning.value == min(tuning.trials["value"].to_pylist())
+
+
 @pytest.mark.parametrize("metric", ["recall@5", "ndcg@3", "mae"])
 def test_any_other_metric_is_measured_at_the_rungs(metric):
-    tuning = ek.tune(DATA, ek.ALS(epochs=4), trials=4, metric=metric, space=SMALL)
+    tuning = search(DATA, ek.ALS(epochs=4), trials=4, metric=metric, space=SMALL)
     assert tuning.solver.epochs in (1, 3, 8)
     fit, valid = ek.split(DATA, test=0.1, seed=0)
     k = 10 if metric == "mae" else int(metric.partition("@")[2])
@@ -275,7 +347,7 @@ def test_any_other_metric_is_measured_at_the_rungs(metric):
 )
 def test_a_mistake_is_one_sentence(given, message):
     with pytest.raises(ValueError, match=message) as error:
-        ek.tune(DATA, **{"trials": 1, **given})
+        search(DATA, **{"trials": 1, **given})
     assert "\n" not in str(error.value)
 
 
@@ -283,7 +355,7 @@ def test_what_the_solver_refuses_is_said_at_once(monkeypatch):
     pairs, fits, fit = ek.synthetic(30, 20, 100, rated=False), [], ek.ALS.fit
     monkeypatch.setattr(ek.ALS, "fit", lambda self, *a, **o: (fits.append(self), fit(self, *a, **o)))
     with pytest.raises(ValueError, match="use ImplicitALS"):
-        ek.tune(pairs, trials=3)
+        search(pairs, trials=3)
     assert len(fits) == 1
 
 

@@ -56,6 +56,10 @@ def tune(
         typer.Option("--range", metavar="NAME=LOW:HIGH", help="where to search a setting"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="most epochs of a trial  [default: twice the solver's]")] = None,
+    splits: Annotated[
+        int | None,
+        typer.Option(help="more splits that the best five are compared on  [default: up to 4 where the data are few]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the splits, the draws and the starting factors")] = 0,
     threads: Annotated[int | None, typer.Option(help="[default: the cores this process may use]")] = None,
     report: Annotated[
@@ -104,7 +108,7 @@ def tune(
 
         tuning = search_for(
             data, start, budget=budget, trials=trials, metric=metric, validation=validation, by=by, test=test,
-            space=space, epochs=epochs, seed=seed, threads=threads, callback=on_epoch,
+            space=space, epochs=epochs, splits=splits, seed=seed, threads=threads, callback=on_epoch,
         )  # fmt: skip
     if report is not None:
         from eckart.cli.tune_text import write_report

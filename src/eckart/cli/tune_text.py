@@ -46,7 +46,8 @@ search ended because {_STOPPED[tuning.stopped]}. That number chose the settings,
 
 ## Every trial, the best first
 
-`value` is that of `best_epoch`. A trial that was *dropped* did worse than others after as many epochs; one that is
+`value` is that of `best_epoch` on the first split; `final` is the mean over all splits, for the best few, and decides
+between them. A trial that was *dropped* did worse than others after as many epochs; one that is
 *done* reached the last rung.
 
 {markdown_table(columns, rows)}

@@ -7,6 +7,9 @@ sides each time; then everywhere again, in case the best was a hole of its own.
 
 A trial is a fit with a checkpoint, resumed where it is promoted: no epoch is run twice, and the state is to the bit
 that of an uninterrupted fit. Trials run one after the other, for each uses all threads.
+
+The best of many on few held-out entries is partly the luckiest. So, where they are few, the best five are fitted anew
+to other splits of the same data, and the mean over all splits decides between them.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from eckart.recommend.space import WHOLE, Range, evenly_spread, from_unit, to_un
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from eckart.recommend.recommender import Recommender
+
 __all__ = ["Search", "Trial", "is_error"]
 
 _ROUND = 9  # trials; 9, 3 and 1 of them reach the three rungs
@@ -38,6 +43,8 @@ _RUNGS = (9, 3, 1)  # a rung's epochs are the most that a trial may take, divide
 _SIDES = (1, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of the box of each round of a cycle, as shares of the axes
 _ENOUGH = 1e-4  # a cycle that betters the best by a smaller share of it is the last
 _PATIENCE = 3  # epochs without a better value end a trial
+_FINALISTS = 5
+_FINAL_SHARE = 1 / 4  # of the budget, which is kept for them
 
 
 @dataclass
@@ -56,6 +63,8 @@ class Trial:
     at: float = math.nan
     status: str = "dropped"
     over: bool = False  # no epoch will follow: stopped early, or failed
+    curve: list[float] = dataclasses.field(default_factory=list)  # the value after each epoch, where it is known
+    final: float = math.nan  # mean over all splits
 
 
 class _TimeIsUp(Exception):
@@ -79,7 +88,10 @@ class Search:
         budget: float | None,
         trials: int | None,
         callback: Callable[[dict[str, Any]], None] | None,
+        splits: int = 0,
+        split: Callable[[int], tuple[Interactions, Interactions]] | None = None,
     ) -> None:
+        self.splits, self.split = splits, split  # how many other splits the finalists see, and the j-th of them
         self.start, self.fit, self.valid, self.metric, self.space = start, fit, valid, metric, space
         self.sign = 1 if is_error(metric) else -1  # loss = sign * value
         # Fitted in one step or in one piece: there is one rung, no number of epochs to tune, nothing to go on from.
@@ -95,11 +107,26 @@ class Search:
         self.shift = np.random.default_rng(seed).random(len(space))
         self.limit, self.callback = trials, callback
         self.began = time.perf_counter()
-        self.deadline = math.inf if budget is None else self.began + budget
+        self.end = math.inf if budget is None else self.began + budget
+        self.deadline = self.end if budget is None or not splits else self.end - _FINAL_SHARE * budget
         self.trials: list[Trial] = []
 
     def run(self) -> str:
-        """Search until something ends it; says what."""
+        """Search until something ends it, then compare the best on other splits; says what ended it."""
+        stopped = self.search()
+        if stopped == "interrupted" or not self.splits:
+            return stopped
+        self.deadline = self.end
+        try:
+            self.finals()
+        except _TimeIsUp:
+            pass
+        except KeyboardInterrupt:
+            return "interrupted"
+        return stopped
+
+    def search(self) -> str:
+        """Draw and run trials until something ends it; says what."""
         with tempfile.TemporaryDirectory(prefix="eckart-tune-") as folder:
             try:
                 number = 0
@@ -172,13 +199,9 @@ class Search:
             value = record.get(f"validation_{self.metric}")
             if value is not None and not self.whole:
                 trial.in_history = True
+                trial.curve.append(value)
                 self.note(trial, value)
-            if self.callback is not None:
-                best = self.best()
-                self.callback({
-                    "trial": trial.number, "rung": trial.rung, "epoch": trial.epochs, "value": value,
-                    "best": None if best is None else best.best, "seconds": time.perf_counter() - self.began,
-                })  # fmt: skip
+            self.tell(trial.number, trial.rung, trial.epochs, value)
             if time.perf_counter() >= self.deadline:
                 raise _TimeIsUp
 
@@ -190,10 +213,7 @@ class Search:
             model = solver.fit(self.fit, self.valid, callback=on_epoch, **options)
             trial.over = len(model.history) < epochs
             if not trial.in_history:
-                value = model.history[-1].get(f"validation_{self.metric}") if model.history else None
-                if value is None:
-                    value = evaluate(model, self.valid, _length(self.metric), intervals=None)[self.metric]
-                self.note(trial, value)
+                self.note(trial, self.reached(model, self.valid))
             trial.status = status
         except (ArithmeticError, ValueError, MemoryError) as error:
             # What stops the first trial, whose settings are the caller's, would stop all the others.
@@ -203,15 +223,78 @@ class Search:
         finally:
             trial.seconds += time.perf_counter() - began
 
+    def finals(self) -> None:
+        """Fit the best trials to the other splits, the best first; sets `final` and the epochs that are best by it."""
+        assert self.split is not None
+        for trial in sorted(self.valued(), key=lambda t: self.sign * t.best)[:_FINALISTS]:
+            if time.perf_counter() >= self.deadline:
+                raise _TimeIsUp
+            began = time.perf_counter()
+            whole = not trial.curve  # of one value: after the last epoch, whose number stays
+            epochs = trial.best_epoch if whole else self.rungs[-1]
+            changed = {"epochs": epochs} if hasattr(trial.solver, "epochs") else {}
+            solver = dataclasses.replace(trial.solver, **changed)  # type: ignore[type-var]
+            ended = whole or trial.over or trial.rung + 1 == len(self.rungs)
+            curves = [[trial.best] if whole else trial.curve] if ended else []
+            try:
+                if not ended:
+                    curves.append(self.curve(solver, self.fit, self.valid, trial.number, whole))
+                for j in range(self.splits):
+                    curves.append(self.curve(solver, *self.split(j), trial.number, whole))
+            except (ArithmeticError, ValueError, MemoryError):
+                continue  # what fails on another split is no finalist
+            finally:
+                trial.seconds += time.perf_counter() - began
+            shared = min(map(len, curves))  # they may have stopped early
+            curves = [curve[:shared] for curve in curves]
+            means = self.sign * np.mean(curves, axis=0)
+            trial.final = self.sign * float(means.min())
+            if not whole:
+                trial.best_epoch = int(means.argmin()) + 1
+
+    def curve(self, solver: Solver, fit: Interactions, valid: Interactions, number: int, whole: bool) -> list[float]:
+        """Value after each epoch of a fit, or after the last."""
+        values: list[float] = []
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            if not whole:
+                values.append(record[f"validation_{self.metric}"])
+            self.tell(number, len(self.rungs), record["epoch"], None)
+            if time.perf_counter() >= self.deadline:
+                raise _TimeIsUp
+
+        model = solver.fit(fit, valid, callback=on_epoch)
+        return [self.reached(model, valid)] if whole else values
+
+    def reached(self, model: Recommender, valid: Interactions) -> float:
+        """Value of a fitted model."""
+        value = model.history[-1].get(f"validation_{self.metric}") if model.history else None
+        return evaluate(model, valid, _length(self.metric), intervals=None)[self.metric] if value is None else value
+
+    def tell(self, number: int, rung: int, epoch: int, value: float | None) -> None:
+        """Tell the caller about an epoch."""
+        if self.callback is not None:
+            best = self.best()
+            self.callback({
+                "trial": number, "rung": rung, "epoch": epoch, "value": value,
+                "best": None if best is None else best.best, "seconds": time.perf_counter() - self.began,
+            })  # fmt: skip
+
     def note(self, trial: Trial, value: float) -> None:
         """Record a value after the trial's latest epoch."""
         if math.isfinite(value) and not self.sign * value >= self.sign * trial.best:  # the best may be NaN
             trial.best, trial.best_epoch, trial.at = value, trial.epochs, time.perf_counter() - self.began
 
+    def valued(self) -> list[Trial]:
+        """Trials that have a value."""
+        return [trial for trial in self.trials if not math.isnan(trial.best)]
+
     def best(self) -> Trial | None:
-        """Trial with the best value, the earliest of equals; None before there is a value."""
-        valued = [trial for trial in self.trials if not math.isnan(trial.best)]
-        return min(valued, key=lambda trial: self.sign * trial.best, default=None)
+        """Trial with the best mean over all splits, else the best value, the earliest of equals; None before any."""
+        finalists = [trial for trial in self.trials if not math.isnan(trial.final)]
+        if finalists:
+            return min(finalists, key=lambda trial: self.sign * trial.final)
+        return min(self.valued(), key=lambda trial: self.sign * trial.best, default=None)
 
     def table(self) -> pa.Table:
         """Trials as `Tuning.trials`."""
@@ -228,6 +311,7 @@ class Search:
             "epochs": [t.epochs for t in self.trials],
             "best_epoch": [t.best_epoch or None for t in self.trials],
             "value": [maybe(t.best) for t in self.trials],
+            "final": [maybe(t.final) for t in self.trials],
             "seconds": [t.seconds for t in self.trials],
             "at": [maybe(t.at) for t in self.trials],
             "status": [t.status for t in self.trials],

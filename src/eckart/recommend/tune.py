@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tuning", "tune"]
 
+_ENOUGH, _MOST_SPLITS = 50_000, 4  # held-out entries whose noise no longer decides; splits besides the first
 _METRICS = ("rmse", "mae", "recall", "recall_capped", "precision", "ndcg", "map", "mrr", "hit_rate")
 
 
@@ -37,12 +38,14 @@ class Tuning:
         The best settings, the number of epochs among them: ``tuning.solver.fit(data)`` learns from everything.
     metric : str
     value : float
-        The best trial's, on the validation part. Optimistic: it is the best of many. `test` is not.
+        The best trial's, on the validation part, or its mean over all splits where there are several. Optimistic: it is
+        the best of many. `test` is not.
     trials : pyarrow.Table
         A row a trial, in the order they were drawn: ``trial``, ``round``; a column for every setting searched;
-        ``rung`` reached (0, 1, 2), ``epochs`` run, ``best_epoch``, ``value`` there (null: none was reached),
-        ``seconds`` it took, ``at`` (seconds from the start until its best epoch was done) and ``status``: "done"
-        (the last rung), "dropped" before it, "stopped" by the budget or an interruption, or "failed: " and why.
+        ``rung`` reached (0, 1, 2), ``epochs`` run, ``best_epoch``, ``value`` there (null: none was reached), ``final``,
+        the mean over all splits (null: not among those compared on them), ``seconds`` it took, ``at`` (seconds from the
+        start until its best epoch was done) and ``status``: "done" (the last rung), "dropped" before it, "stopped" by
+        the budget or an interruption, or "failed: " and why.
     stopped : {"trials", "time", "converged", "interrupted"}
         Why there are no more.
     test : Report, optional
@@ -68,8 +71,9 @@ class Tuning:
         return names[names.index("round") + 1 : names.index("rung")]
 
     def ranked(self) -> pa.Table:
-        """Trials with the best value first, those without one last."""
-        return self.trials.sort_by([("value", "ascending" if self.smaller_is_better else "descending")])
+        """Trials with the best mean over all splits first, then by their value; those without one last."""
+        order = "ascending" if self.smaller_is_better else "descending"
+        return self.trials.sort_by([("final", order), ("value", order)])
 
     def __repr__(self) -> str:
         return (
@@ -90,6 +94,7 @@ def tune(
     test: float | None = None,
     space: Mapping[str, Any] | None = None,
     epochs: int | None = None,
+    splits: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
@@ -122,6 +127,9 @@ def tune(
         Ranges that replace or add to the solver's; None in place of a range leaves a setting as it is.
     epochs : int, optional
         Most epochs of a trial; by default twice the solver's, or the solver's where it is fitted in one piece.
+    splits : int >= 0, optional
+        On how many more random splits the best five are compared at the end, in the last quarter of `budget`. None: as
+        many as make 50,000 held-out entries, at most four; none where `validation` is given or not random.
     seed : int
         Of the splits and the draws.
     threads : int, optional
@@ -156,7 +164,10 @@ def tune(
     start = named_solver(solver, {}) if isinstance(solver, str) else solver
     if budget is None and trials is None:
         budget = 60.0
-    _check(start, budget, trials, by, epochs, seed)
+    _check(start, budget, trials, by, epochs, splits, seed)
+    again = by == "random" and not isinstance(validation, Interactions)  # other splits are other entries
+    if splits and not again:
+        raise ValueError(f"splits is {splits}, and validation is not a random share: leave splits out")
     metric = metric or ("rmse" if start.predicts_ratings else "ndcg@10")
     _check_metric(metric, start)
     train, held_out = (data, None) if test is None else split(data, test=test, by=by, seed=seed)
@@ -164,11 +175,14 @@ def tune(
         fit, valid = train, validation
     else:
         fit, valid = split(train, test=validation, by=by, seed=seed)
+    if splits is None:
+        splits = min(_MOST_SPLITS, _ENOUGH // max(valid.nnz, 1)) if again else 0
     ranges = _space(start, space, min(fit.matrix.shape))
     start = _within(start, {name: axis for name, axis in ranges.items() if name in (space or {})}, fit)
     search = Search(
         start, fit, valid, metric, space=ranges, seed=seed, threads=threads,
-        epochs=epochs, budget=budget, trials=trials, callback=callback,
+        epochs=epochs, budget=budget, trials=trials, callback=callback, splits=splits,
+        split=lambda j: split(train, test=validation, by=by, seed=seed + 1 + j),  # type: ignore[arg-type]
     )  # fmt: skip
     stopped = search.run()
     best = search.best()
@@ -180,7 +194,8 @@ def tune(
     report = None
     if held_out is not None and stopped != "interrupted":
         report = evaluate(dataclasses.replace(chosen, threads=threads).fit(train), held_out)  # type: ignore[type-var]
-    return Tuning(chosen, metric, best.best, search.table(), stopped, report)
+    value = best.best if math.isnan(best.final) else best.final
+    return Tuning(chosen, metric, value, search.table(), stopped, report)
 
 
 def _space(start: Solver, given: Mapping[str, Any] | None, largest_rank: int) -> dict[str, Range]:
@@ -200,7 +215,9 @@ def _within(start: Solver, given: Mapping[str, Range], fit: Interactions) -> Sol
     return dataclasses.replace(start, **changed)  # type: ignore[type-var]
 
 
-def _check(start: Solver, budget: float | None, trials: int | None, by: str, epochs: int | None, seed: int) -> None:
+def _check(
+    start: Solver, budget: float | None, trials: int | None, by: str, epochs: int | None, splits: int | None, seed: int
+) -> None:
     if budget is not None and not 0 < budget < math.inf:
         raise ValueError(f"budget is {budget}, expected seconds above 0")
     if trials is not None and trials < 1:
@@ -209,6 +226,8 @@ def _check(start: Solver, budget: float | None, trials: int | None, by: str, epo
         raise ValueError(f"by={by!r}: expected 'random', 'time' or 'leave_one_out'")
     if epochs is not None and epochs < 1:
         raise ValueError(f"epochs is {epochs}, expected 1 or more")
+    if splits is not None and splits < 0:
+        raise ValueError(f"splits is {splits}, expected 0 or more")
     if seed < 0:
         raise ValueError(f"seed is {seed}, expected 0 or more")
 
