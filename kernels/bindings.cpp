@@ -214,6 +214,28 @@ auto py_posterior_rows(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, 
     return nb::make_tuple(X, failed);
 }
 
+// (spread, failed row or -1)
+auto py_posterior_spread(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> Y,
+                         float alpha, In<float, 2> precision, In<std::int64_t, 1> target_indptr,
+                         In<std::int32_t, 1> targets, int threads) {
+    const Sparse R = sparse(indptr, indices, values, Y.shape(0));
+    const std::size_t k = Y.shape(1), workers = checked_threads(threads);
+    require(k >= 1, "Y has no columns");
+    require(alpha > 0, "alpha is %g, expected a precision above 0", static_cast<double>(alpha));
+    require(precision.shape(0) == k && precision.shape(1) == k, "precision is %zu x %zu, expected %zu x %zu",
+            precision.shape(0), precision.shape(1), k, k);
+    require(target_indptr.size() == R.rows + 1, "targets of %zu rows, expected %zu", target_indptr.size() - 1, R.rows);
+    check_sparse(target_indptr, targets, Y.shape(0));
+    const Sparse asked{target_indptr.data(), targets.data(), nullptr, R.rows, Y.shape(0)};
+    auto spread = empty<float>(targets.size());
+    std::int64_t failed;
+    {
+        nb::gil_scoped_release release;
+        failed = posterior_spread(R, Y.data(), k, alpha, precision.data(), asked, spread.data(), workers);
+    }
+    return nb::make_tuple(spread, failed);
+}
+
 // (E, B) after one pass
 auto py_sample_link(In<std::int64_t, 1> indptr, In<std::int32_t, 1> indices, In<float, 1> values, In<float, 2> E,
                     In<float, 2> B, float lambda, In<float, 2> noise, int threads) {
@@ -513,6 +535,8 @@ NB_MODULE(ECKART_MODULE, module) {
     module.def("row_cost", &py_row_cost, "indptr"_a, "k"_a, "method"_a, "steps"_a);
     module.def("posterior_rows", &py_posterior_rows, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "alpha"_a,
                "precision"_a, "prior"_a, "noise"_a.none(), "threads"_a = 1);
+    module.def("posterior_spread", &py_posterior_spread, "indptr"_a, "indices"_a, "values"_a, "Y"_a, "alpha"_a,
+               "precision"_a, "target_indptr"_a, "targets"_a, "threads"_a = 1);
     module.def("sample_link", &py_sample_link, "indptr"_a, "indices"_a, "values"_a, "E"_a, "B"_a, "lambda_"_a,
                "noise"_a, "threads"_a = 1);
     module.def("gram", &py_gram, "Y"_a, "threads"_a = 1);

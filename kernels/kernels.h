@@ -50,6 +50,9 @@ double row_cost(const std::int64_t* indptr, std::size_t rows, std::size_t k, Met
 // by its columns; E (by_column.columns x k) and B (by_column.rows x k) are replaced by those of the next draw.
 std::int64_t posterior_rows(const Sparse& R, const float* Y, std::size_t k, float alpha, const float* precision,
                             const float* prior, const float* noise, float* X, std::size_t threads);
+// spread[t] = y^T A^-1 y for the targets of each row (of as many rows, with no values): the variance of a row's scores.
+std::int64_t posterior_spread(const Sparse& R, const float* Y, std::size_t k, float alpha, const float* precision,
+                              const Sparse& targets, float* spread, std::size_t threads);
 void sample_link(const Sparse& by_column, float lambda, const float* noise, std::size_t k, float* E, float* B,
                  std::size_t threads);
 

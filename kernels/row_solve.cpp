@@ -103,6 +103,23 @@ bool solve_long(const Problem& P, std::int64_t row, std::vector<Scratch>& scratc
     return solve_normal(P, row, sums[0], m);
 }
 
+// Rows in `count` groups, or fewer, of about equally many entries.
+template <class Problem>
+std::vector<std::vector<std::int64_t>> grouped(const Problem& P, const std::vector<std::int64_t>& rows, double count) {
+    double entries = 0, here = HUGE_VAL;
+    for (const std::int64_t row : rows) entries += static_cast<double>(P.length(row));
+    std::vector<std::vector<std::int64_t>> groups;
+    for (const std::int64_t row : rows) {
+        if (here >= entries / count) {
+            groups.emplace_back();
+            here = 0;
+        }
+        groups.back().push_back(row);
+        here += static_cast<double>(P.length(row));
+    }
+    return groups;
+}
+
 std::vector<float> column_mean_squares(const float* Y, std::size_t rows, std::size_t k) {
     std::vector<double> total(k);
     for (std::size_t i = 0; i < rows; ++i)
@@ -135,25 +152,12 @@ std::int64_t solve_rows(const Problem& P, const RowOptions& options) {
 
     FirstFailure failed;
     std::vector<std::int64_t> together;
-    double entries = 0;
     for (std::int64_t row = 0; row < static_cast<std::int64_t>(P.R.rows); ++row) {
         const std::size_t n = P.length(row);
         if (costs.in_chunks(n, method, steps) && !solve_long(P, row, scratch)) failed.add(row);
-        if (costs.together(n, method, steps)) {
-            together.push_back(row);
-            entries += static_cast<double>(n);
-        }
+        if (costs.together(n, method, steps)) together.push_back(row);
     }
-    std::vector<std::vector<std::int64_t>> groups(1);  // of about equally many entries, some for every thread
-    double here = 0;
-    for (const std::int64_t row : together) {
-        groups.back().push_back(row);
-        here += static_cast<double>(P.length(row));
-        if (here >= entries / (groups_per_thread * static_cast<double>(threads))) {
-            groups.emplace_back();
-            here = 0;
-        }
-    }
+    const auto groups = grouped(P, together, groups_per_thread * static_cast<double>(threads));
     parallel_for(threads, groups.size(), [&](std::size_t g, std::size_t worker) {
         solve_cg_together(P, groups[g], steps, mean_square.data(), scratch[worker],
                           [&](std::int64_t row) { failed.add(row); });

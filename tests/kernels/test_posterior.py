@@ -53,6 +53,22 @@ def test_posterior_rows_equal_their_twin(isa, problem, threads, noisy):
 
 
 @EVERY_ISA
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(), threads=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_posterior_spread_equals_its_twin(isa, problem, threads, seed):
+    rng, columns = np.random.default_rng(seed), len(problem["Y"])
+    names = ("indptr", "indices", "values", "Y", "alpha", "precision")
+    target_indptr = np.concatenate([[0], np.cumsum(rng.integers(0, 4, len(problem["indptr"]) - 1))]).astype(np.int64)
+    targets = rng.integers(0, columns, target_indptr[-1]).astype(np.int32)
+    arguments = *(problem[name] for name in names), target_indptr, targets
+    spread = load_kernels(isa).posterior_spread
+    got, failed = spread(*arguments, threads=threads)
+    assert failed == -1
+    close(got, twin.posterior_spread(*arguments[:2], *arguments[3:]))
+    assert got.tobytes() == spread(*arguments, threads=1)[0].tobytes()
+
+
+@EVERY_ISA
 @settings(max_examples=60, deadline=None)
 @given(k=RANKS, n=st.sampled_from([1, 5, 40]), m=st.sampled_from([1, 4, 30]), seed=st.integers(0, 2**32 - 1))
 def test_the_link_equals_its_twin(isa, k, n, m, seed):
@@ -110,3 +126,16 @@ def test_arrays_that_do_not_fit_are_refused(isa, change, message):
     for wrong in ((E, B, 0.0, B), (E, E, 1.0, B), (E, B, 1.0, E)):
         with pytest.raises(ValueError, match="expected"):
             load_kernels(isa).sample_link(*link, *wrong)
+
+
+@EVERY_ISA
+@pytest.mark.parametrize(
+    "target_indptr, targets, message",
+    [([0, 1], [0], "targets of 1 rows"), ([0, 1, 2], [0, 3], "column index 3"), ([0, 1, 1], [0, 1], "over 2 entries")],
+)
+def test_targets_that_do_not_fit_are_refused(isa, target_indptr, targets, message):
+    rows = np.array([0, 1, 2]), np.array([0, 2], np.int32), np.ones(2, np.float32), np.ones((3, 4), np.float32)
+    spread, rest = load_kernels(isa).posterior_spread, (1.0, np.eye(4, dtype=np.float32))
+    assert spread(*rows, *rest, np.array([0, 1, 2]), np.array([0, 1], np.int32))[1] == -1
+    with pytest.raises(ValueError, match=message):
+        spread(*rows, *rest, np.array(target_indptr), np.array(targets, np.int32))

@@ -66,7 +66,8 @@ def planted(monkeypatch, loss):
 
 def test_a_planted_region_is_found(monkeypatch):
     def loss(solver, epoch):
-        far = math.log(solver.reg / 0.2) ** 2 + math.log(solver.rank / 20) ** 2 + (solver.exponent - 0.7) ** 2
+        penalty = solver.reg * 30**solver.exponent / (0.2 * 30**0.7)  # of a row of 30, as usual here
+        far = math.log(penalty) ** 2 + math.log(solver.rank / 20) ** 2 + (solver.exponent - 0.7) ** 2
         return 1 + far + 0.01 * (epoch - 11) ** 2
 
     planted(monkeypatch, loss)
@@ -371,6 +372,16 @@ def test_settings_and_points_are_each_others_inverse(seed, name):
         assert isinstance(settings[key], int) or not axis.whole
     np.testing.assert_allclose(to_unit(settings, space), point, atol=0.03)
     assert from_unit(to_unit(settings, space), space) == pytest.approx(settings, rel=0.01)
+
+
+def test_along_the_axis_of_the_exponent_a_typical_rows_penalty_stays():
+    space = {"reg": Range(1e-3, 1e3), "exponent": Range(0.4, 1.2, log=False)}
+    drawn = [from_unit(np.array([0.5, u]), space, typical=30.0) for u in (0.0, 0.5, 1.0)]
+    assert [one["reg"] * 30 ** one["exponent"] for one in drawn] == pytest.approx([30.0] * 3, rel=0.01)
+    for one in drawn:
+        assert from_unit(to_unit(one, space, typical=30.0), space, typical=30.0) == pytest.approx(one, rel=0.01)
+    within = {"reg": Range(0.1, 1.0), "exponent": Range(0.4, 1.2, log=False)}
+    assert from_unit(np.array([1.0, 0.0]), within, typical=30.0)["reg"] == 1.0, "a range given is kept to"
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4])

@@ -208,6 +208,17 @@ def posterior_rows(indptr, indices, values, Y, alpha, precision, prior, noise=No
     return X
 
 
+def posterior_spread(indptr, indices, Y, alpha, precision, target_indptr, targets):
+    """y' A^-1 y for the targets of each row, A as above."""
+    spread = np.zeros(len(targets))
+    for u in range(len(indptr) - 1):
+        Z = Y[indices[indptr[u] : indptr[u + 1]]].astype(np.float64)
+        T = Y[targets[target_indptr[u] : target_indptr[u + 1]]].astype(np.float64)
+        A = precision.astype(np.float64) + alpha * Z.T @ Z
+        spread[target_indptr[u] : target_indptr[u + 1]] = np.sum(T * np.linalg.solve(A, T.T).T, axis=1)
+    return spread
+
+
 def sample_link(F, E, B, strength, noise):
     """Each row of B in turn: its conditional mean given the others, and noise / sqrt(d + s); E stays X - F B."""
     E, B = E.astype(np.float64), B.astype(np.float64)

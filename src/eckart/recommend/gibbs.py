@@ -217,7 +217,7 @@ class Gibbs:
         self, W: np.ndarray, seen: csr_array, rows: np.ndarray, columns: np.ndarray, items: ItemSide, noise: bool
     ) -> np.ndarray:
         """Posterior variance of the scores of pairs, (pairs,) float64; see spread.py."""
-        return predictive_variance(W, seen, rows, columns, items, self.rank, noise)
+        return predictive_variance(W, seen, rows, columns, items, self.rank, noise, resolve_threads(self.threads))
 
     # -- the chain -------------------------------------------------------------------------------------------------
 

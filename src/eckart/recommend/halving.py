@@ -29,7 +29,7 @@ import numpy as np
 from eckart.data.interactions import Interactions
 from eckart.recommend.evaluate import evaluate
 from eckart.recommend.solver import Solver, solver_name
-from eckart.recommend.space import WHOLE, Range, evenly_spread, from_unit, to_unit
+from eckart.recommend.space import WHOLE, Range, evenly_spread, from_unit, to_unit, typical_length
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,6 +105,7 @@ class Search:
         if patience is not None:
             self.fixed["early_stopping"] = (patience or _PATIENCE) if own else 0
         self.shift = np.random.default_rng(seed).random(len(space))
+        self.typical = typical_length(fit.matrix)
         self.limit, self.callback = trials, callback
         self.began = time.perf_counter()
         self.end = math.inf if budget is None else self.began + budget
@@ -157,10 +158,10 @@ class Search:
         points = evenly_spread(number * _ROUND, _ROUND, self.shift)
         best = self.best()
         if side < 1 and best is not None:
-            centre = to_unit({name: getattr(best.solver, name) for name in self.space}, self.space)
+            centre = to_unit({name: getattr(best.solver, name) for name in self.space}, self.space, self.typical)
             low = np.clip(centre - side / 2, 0, 1 - side)
             points = low + side * points
-        settings += [from_unit(point, self.space) for point in points]
+        settings += [from_unit(point, self.space, self.typical) for point in points]
         for one in settings:
             if self.limit is not None and len(self.trials) + len(drawn) >= self.limit:
                 break

@@ -3,6 +3,10 @@
 A setting is an axis of the unit cube, linear or logarithmic between two ends. Points come from the additive
 recurrence  u_t = frac(s + t a),  a_j = g^-j with g the root of g^(d+1) = g + 1: any stretch of it fills the cube
 more evenly than independent draws do (Roberts 2018, "The unreasonable effectiveness of quasirandom sequences").
+
+A row with n entries is penalised by reg n^exponent, so good values of the two lie along a narrow valley across the
+cube. Where both are searched, the axis of reg is that of reg N^(exponent - 1) instead, N a typical row's entries: what
+its entries pay each. A box around the best then keeps the penalty of a typical row while it tries other exponents.
 """
 
 from __future__ import annotations
@@ -12,8 +16,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
-__all__ = ["SHARED", "SPACES", "WHOLE", "Range", "checked_space", "evenly_spread", "from_unit", "to_unit"]
+from eckart.core.csr import column_counts
+
+__all__ = [
+    "SHARED",
+    "SPACES",
+    "WHOLE",
+    "Range",
+    "checked_space",
+    "evenly_spread",
+    "from_unit",
+    "to_unit",
+    "typical_length",
+]
 
 
 class Range(NamedTuple):
@@ -102,22 +119,37 @@ def evenly_spread(first: int, count: int, shift: np.ndarray) -> np.ndarray:
     return (shift + np.arange(first, first + count)[:, None] * step) % 1
 
 
-def from_unit(point: np.ndarray, space: Mapping[str, Range]) -> dict[str, float | int]:
+def typical_length(matrix: csr_array) -> float:
+    """Entries of a typical row of either side: the geometric mean over all that are not empty."""
+    lengths = np.concatenate([np.diff(matrix.indptr), column_counts(matrix)])
+    return float(np.exp(np.mean(np.log(lengths[lengths > 0]))))
+
+
+def from_unit(point: np.ndarray, space: Mapping[str, Range], typical: float = 1.0) -> dict[str, float | int]:
     """Settings at a point (d,) of the unit cube, one axis per setting in the order of `space`."""
     settings: dict[str, float | int] = {}
-    for u, (name, axis) in zip(point.tolist(), space.items(), strict=True):
-        value = axis.low * (axis.high / axis.low) ** u if axis.log else axis.low + u * (axis.high - axis.low)
+    values = {
+        name: axis.low * (axis.high / axis.low) ** u if axis.log else axis.low + u * (axis.high - axis.low)
+        for u, (name, axis) in zip(point.tolist(), space.items(), strict=True)
+    }
+    if {"reg", "exponent"} <= values.keys():
+        values["reg"] *= typical ** (1 - values["exponent"])
+    for name, axis in space.items():
+        value = values[name]
         # Three digits are more than any of them matters, and can be read and typed again.
         value = min(max(float(f"{value:.3g}"), axis.low), axis.high)
         settings[name] = round(value) if axis.whole else value
     return settings
 
 
-def to_unit(settings: Mapping[str, float], space: Mapping[str, Range]) -> np.ndarray:
+def to_unit(settings: Mapping[str, float], space: Mapping[str, Range], typical: float = 1.0) -> np.ndarray:
     """Point of the unit cube nearest to these settings; the inverse of `from_unit` but for its rounding."""
     point = []
     for name, axis in space.items():
-        value = min(max(settings[name], axis.low), axis.high)
+        value = settings[name]
+        if name == "reg" and "exponent" in space:
+            value *= typical ** (settings["exponent"] - 1)
+        value = min(max(value, axis.low), axis.high)
         if axis.low == axis.high:
             point.append(0.5)
         elif axis.log:

@@ -16,13 +16,22 @@ from statistics import NormalDist
 import numpy as np
 from scipy.sparse import csr_array
 
+from eckart.core.csr import csr, kernel_arrays, take_rows
+from eckart.core.kernels import kernels
 from eckart.recommend.solver import ItemSide
 
 __all__ = ["coverage", "half_width", "predictive_variance"]
 
 
 def predictive_variance(
-    W: np.ndarray, seen: csr_array, rows: np.ndarray, columns: np.ndarray, items: ItemSide, k: int, noise: bool
+    W: np.ndarray,
+    seen: csr_array,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    items: ItemSide,
+    k: int,
+    noise: bool,
+    threads: int,
 ) -> np.ndarray:
     """Variance of the score of each (row, column) pair.
 
@@ -39,29 +48,50 @@ def predictive_variance(
         Rank of a sample.
     noise : bool
         Add that of a rating.
+    threads : int
+        The result does not depend on it.
 
     Returns
     -------
     ndarray of shape (pairs,), float64
+
+    Raises
+    ------
+    FloatingPointError
+        A user's precision is not positive definite in float32.
     """
     mean, L, alpha = (items.extra[name] for name in ("mean", "precision", "alpha"))
     S = len(alpha)
-    H = items.H.reshape(-1, S, k)
     variance = np.full(len(rows), np.nan)
     order = np.argsort(rows, kind="stable")
-    order = order[columns[order] >= 0]
-    starts = np.flatnonzero(np.diff(rows[order], prepend=-2))
-    for pairs in np.split(order, starts[1:]) if len(order) else []:
-        u = rows[pairs[0]]
-        history = seen.indices[seen.indptr[u] : seen.indptr[u + 1]] if u >= 0 else np.zeros(0, np.int32)
-        Y = H[history].transpose(1, 0, 2)  # (S, n_u, k)
-        A = L + alpha[:, None, None] * (Y.transpose(0, 2, 1) @ Y)
-        w = mean + S * W[u].reshape(S, k) if u >= 0 else mean
-        T = H[columns[pairs]].transpose(1, 2, 0).astype(np.float64)  # (S, k, targets)
-        scores = np.einsum("sk,skt->st", w, T)
-        within = np.sum(T * np.linalg.solve(A.astype(np.float64), T), axis=(0, 1)) / S
-        variance[pairs] = within + (scores.var(axis=0, ddof=1) if S > 1 else 0)
+    order = order[columns[order] >= 0]  # pairs user by user: each sample's system is made once a user
+    users, owner, counts = np.unique(rows[order], return_inverse=True, return_counts=True)
+    histories = kernel_arrays(_histories(seen, users))
+    asked = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]), columns[order].astype(np.int32)
+    factors = np.zeros((len(users), W.shape[1]), np.float32)
+    factors[users >= 0] = W[users[users >= 0]]
+    within, total, squares = np.zeros(len(order)), np.zeros(len(order)), np.zeros(len(order))
+    for s in range(S):
+        piece = slice(s * k, (s + 1) * k)
+        H = np.ascontiguousarray(items.H[:, piece])
+        spread, failed = kernels.posterior_spread(*histories, H, float(alpha[s]), L[s], *asked, threads)
+        if failed >= 0:
+            raise FloatingPointError(f"user row {users[failed]}: its precision is not positive definite in float32")
+        within += spread
+        w = mean[s] + np.float32(S) * factors[:, piece]
+        scores = np.einsum("pk,pk->p", w[owner], H[asked[1]], dtype=np.float64)
+        total += scores
+        squares += scores**2
+    between = np.maximum(squares - total**2 / S, 0) / (S - 1) if S > 1 else 0
+    variance[order] = within / S + between
     return variance + (np.mean(1 / alpha.astype(np.float64)) if noise else 0)
+
+
+def _histories(seen: csr_array, users: np.ndarray) -> csr_array:
+    """Rows of `seen`; that of user -1, who is the first if there is one, is empty."""
+    known = take_rows(seen, users[users >= 0])
+    nobody = np.zeros(len(users) - known.shape[0], known.indptr.dtype)
+    return csr(known.data, known.indices, np.concatenate([nobody, known.indptr]), (len(users), seen.shape[1]))
 
 
 def half_width(level: float) -> float:
