@@ -74,9 +74,8 @@ static double worst_error(std::size_t k) {
     const std::size_t top = 5, width = panel_width();
     std::vector<float> packed((columns + width - 1) / width * k * width), best_score(rows * top);
     std::vector<std::int64_t> none(rows + 1, 0);
-    std::vector<std::int32_t> best(rows * top);
+    std::vector<std::int32_t> best(rows * top), order(columns);
     std::vector<float> ceilings((columns + width - 1) / width * 2);
-    std::vector<std::int32_t> order(columns);
     std::iota(order.rbegin(), order.rend(), 0);
     pack_items(Y.data(), columns, k, bias.data(), order.data(), packed.data(), ceilings.data(), 2);
     top_k(X.data(), rows, k, packed.data(), ceilings.data(), order.data(), columns, bias.data(), none.data(), nullptr,
@@ -90,8 +89,7 @@ static double worst_error(std::size_t k) {
 
     // By codes: the same items and the same bits.
     const std::size_t panels = (columns + code_width() - 1) / code_width();
-    std::vector<std::int32_t> order(columns), same(rows * top);
-    std::iota(order.rbegin(), order.rend(), 0);
+    std::vector<std::int32_t> same(rows * top);
     std::vector<std::int8_t> codes(panels * k * code_width());
     std::vector<float> bounds(panels * code_bounds() * code_width()), same_score(rows * top);
     if (!pack_codes(Y.data(), columns, k, bias.data(), order.data(), codes.data(), bounds.data(), 2)) return INFINITY;
