@@ -268,6 +268,7 @@ def test_luck_on_one_split_does_not_choose(monkeypatch):
     assert together.value == pytest.approx(1 + together.solver.reg)
     best = together.ranked().to_pylist()[0]
     assert (best["reg"], best["final"], best["best_epoch"]) == (together.solver.reg, together.value, 2)
+    assert all(row["best_epoch"] <= row["epochs"] for row in together.trials.to_pylist())
 
 
 @pytest.mark.parametrize("solver", [ek.ALS(epochs=6), ek.SVD(), ek.Gibbs(epochs=6, samples=3)])

@@ -252,6 +252,7 @@ class Search:
             trial.final = self.sign * float(means.min())
             if not whole:
                 trial.best_epoch = int(means.argmin()) + 1
+                trial.epochs = max(trial.epochs, shared)  # one that was dropped early has run on here
 
     def curve(self, solver: Solver, fit: Interactions, valid: Interactions, number: int, whole: bool) -> list[float]:
         """Value after each epoch of a fit, or after the last."""
