@@ -23,7 +23,7 @@ import eckart as ek
 from eckart.core import csr as csr_module
 from eckart.core.store import write_directory
 from eckart.data import prepare as prepare_module
-from eckart.data import read as read_module
+from eckart.data import source as source_module
 
 
 def same(one, other):
@@ -42,7 +42,7 @@ def tiny(monkeypatch):
     """Many batches, blocks and buckets even of a few entries."""
     monkeypatch.setattr(prepare_module, "_BLOCK", 16)
     monkeypatch.setattr(csr_module, "_BLOCK", 16)
-    monkeypatch.setattr(read_module, "_ROWS", 9)
+    monkeypatch.setattr(source_module, "_ROWS", 9)
 
 
 @st.composite
@@ -73,7 +73,7 @@ def test_what_is_prepared_is_what_is_read(table, policy, block, tmp_path_factory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare_module, "_BLOCK", block)
         patch.setattr(csr_module, "_BLOCK", block)
-        patch.setattr(read_module, "_ROWS", 7)
+        patch.setattr(source_module, "_ROWS", 7)
         data, complaint = answer(ek.read, table, duplicates=policy)
         _, mine = answer(ek.prepare, table, folder / "store", duplicates=policy)
         assert mine == complaint

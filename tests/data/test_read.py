@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from eckart.data import read as read_module
+from eckart.data import source as source_module
 from eckart.data import text as text_module
 from eckart.data.read import read
 from eckart.data.synthetic import synthetic
@@ -105,7 +105,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path, table, random, block):
     shuffled = {name: [column[i] for i in order] for name, column in table.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_module, "_BLOCK", block + max(len(line) for line in delimited(table).split("\n")) * 4)
-        patch.setattr(read_module, "_ROWS", 3)
+        patch.setattr(source_module, "_ROWS", 3)
         file = put(tmp_path / "a.csv", delimited(shuffled))
         assert same(read(file), read(table))
         assert same(read(shuffled), read(table))

@@ -7,10 +7,11 @@ and two columns of the same tier are a question for the caller, never a guess.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["ROLES", "find_columns", "is_number", "looks_like_header", "positional_columns", "quoted"]
+__all__ = ["ROLES", "find_columns", "find_id", "is_number", "nearest", "looks_like_header", "positional_columns", "quoted"]
 
 ROLES = ("user", "item", "rating", "timestamp")
 
@@ -99,6 +100,41 @@ def find_columns(names: Sequence[str], chosen: Mapping[str, str | int | bool | N
     return {role: found[role] for role in ROLES if role in found}
 
 
+def find_id(names: Sequence[str], chosen: str | int | None, where: str) -> int:
+    """Position of the column of ids in a table that tells of users or of items.
+
+    Parameters
+    ----------
+    names : sequence of str
+    chosen : str, int or None
+        Name or position; None: the column called 'id', or as a user's or an item's is.
+    where : str
+        What the source is called in an error.
+
+    Raises
+    ------
+    ValueError
+        There is no such column, or several could be it.
+
+    Examples
+    --------
+    >>> find_id(["title", "genres", "movieId"], None, "movies.csv")
+    2
+    """
+    if chosen is not None:
+        return _chosen_positions(names, {"id": chosen}, where)["id"]
+    spoken = [_plain(name) for name in names]
+    for n, (users, items) in enumerate(zip(_SYNONYMS["user"], _SYNONYMS["item"], strict=True)):
+        tier = users | items | ({"id"} if n == 0 else set())
+        matches = [i for i, name in enumerate(spoken) if name in tier]
+        if len(matches) > 1:
+            listed = quoted([names[i] for i in matches])
+            raise ValueError(f"{where}: the column of ids could be {listed}: say which one with id=.")
+        if matches:
+            return matches[0]
+    raise ValueError(f"{where}: no column of ids among {quoted(names)}: say which one it is with id=.")
+
+
 def positional_columns(count: int, chosen: Mapping[str, str | int | bool | None], where: str) -> dict[str, int]:
     """Position of each role's column where columns have no names: user, item, rating, timestamp in order.
 
@@ -164,6 +200,19 @@ def quoted(names: Sequence[str], most: int = 8) -> str:
     """Names for an error message: quoted, shortened, and not too many."""
     shown = ", ".join(text if len(text) <= 32 else text[:29] + "..." for text in map(repr, names[:most]))
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Say which of `names` is meant by one that is not among them: " did you mean 'genres'?", or nothing.
+
+    Examples
+    --------
+    >>> nearest("genre", ["title", "genres"])
+    " did you mean 'genres'?"
+    """
+    plain = {_plain(other): other for other in reversed(names)}
+    close = difflib.get_close_matches(_plain(name)[:100], list(plain), 1)
+    return f" did you mean {quoted([plain[close[0]]])}?" if close else ""
 
 
 def _plain(name: str) -> str:

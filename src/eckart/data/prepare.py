@@ -29,7 +29,8 @@ from eckart.core.csr import blocks, row_numbers
 from eckart.data import encode
 from eckart.data.duplicates import count_repeats, merge_duplicates
 from eckart.data.prepared import KIND
-from eckart.data.read import Skipped, Table, open_table, sound_batches, warn_of
+from eckart.data.read import Skipped, open_table, sound_batches, warn_of
+from eckart.data.source import Table
 from eckart.data.vocabulary import Vocabulary
 
 __all__ = ["prepare"]
@@ -90,7 +91,7 @@ def prepare(
     say = progress or (lambda stage, done, total: None)
     folder = Path(os.path.realpath(path)).parent
     folder.mkdir(parents=True, exist_ok=True)
-    rated = "rating" in table.roles or duplicates == "sum"
+    rated = "rating" in table.labels or duplicates == "sum"
     with ExitStack() as opened:
 
         def pile(kind: Any) -> _Pile:
@@ -99,7 +100,7 @@ def prepare(
 
         users, items = _Side(), _Side()
         record = [("user", "<i4"), ("item", "<i4"), ("value", "<f4"), ("time", "<i8")]
-        arrived = pile(record if "timestamp" in table.roles else record[:3])
+        arrived = pile(record if "timestamp" in table.labels else record[:3])
         dated = _gather(table, bad_lines == "skip", users, items, arrived, say)
         for side in (users, items):
             side.settle(table.is_text)
@@ -218,15 +219,15 @@ class _Side:
 
 def _gather(table: Table, skip: bool, users: _Side, items: _Side, arrived: _Pile, say: Progress) -> bool:
     """Put the entries of the source on a pile, as codes; whether every one has a time."""
-    skipped, dated = Skipped(), "timestamp" in table.roles
+    skipped, dated = Skipped(), "timestamp" in table.labels
     parts: list[dict[str, Any]] = []
 
     def flush() -> None:
         entries = np.empty(sum(len(part["user"]) for part in parts), arrived.kind)
         entries["user"] = users.codes([part["user"] for part in parts])
         entries["item"] = items.codes([part["item"] for part in parts])
-        entries["value"] = np.concatenate([part["rating"] for part in parts]) if "rating" in table.roles else 1
-        if "timestamp" in table.roles:
+        entries["value"] = np.concatenate([part["rating"] for part in parts]) if "rating" in table.labels else 1
+        if "timestamp" in table.labels:
             entries["time"] = np.concatenate([part["timestamp"] for part in parts])
         arrived.add(entries)
         parts.clear()

@@ -1,32 +1,28 @@
 """Read ratings from a file or a table: ids become row numbers here, once.
 
-Whatever the source, it becomes a stream of small Arrow batches that hold the user, item, rating and time
-columns only; each is checked and encoded (data/encode.py) as it comes by, so that no more than a batch of
-the source's own representation is ever held.
+Whatever the source, it becomes a stream of small Arrow batches (data/source.py) that hold the user, item, rating
+and time columns only; each is checked and encoded (data/encode.py) as it comes by, so that no more than a batch
+of the source's own representation is ever held.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
-from eckart.data import encode, text
+from eckart.data import encode
 from eckart.data.columns import find_columns, looks_like_header, positional_columns, quoted
 from eckart.data.duplicates import POLICIES, merge_duplicates
 from eckart.data.interactions import Interactions
 from eckart.data.prepared import is_prepared, open_prepared
+from eckart.data.source import Table, one_line, open_source
+from eckart.data.text import TextFile
 
-__all__ = ["Table", "open_table", "read", "sound_batches", "warn_of"]
-
-_ROWS = 1 << 18  # of a table or Parquet file at a time
+__all__ = ["Skipped", "open_table", "read", "sound_batches", "warn_of"]
 
 
 def read(
@@ -127,9 +123,30 @@ def open_table(
         raise ValueError(f"duplicates={duplicates!r}: expected one of {quoted(POLICIES)}.")
     if bad_lines not in ("error", "skip"):
         raise ValueError(f"bad_lines={bad_lines!r}: expected 'error' or 'skip'.")
-    if isinstance(source, (str, os.PathLike)):
-        return _file(source, chosen, header, delimiter, skip=bad_lines == "skip")
-    return _memory(source, chosen)
+    return open_source(
+        source,
+        lambda names, where: find_columns(names, chosen, where),
+        lambda file: _columns_of_text(file, chosen, header),
+        ids=2,
+        each="rating",
+        advice=" Drop or mend that line, or pass bad_lines='skip'.",
+        delimiter=delimiter,
+        skip=bad_lines == "skip",
+    )
+
+
+def _columns_of_text(
+    file: TextFile, chosen: Mapping[str, str | int | bool | None], header: bool | None
+) -> tuple[bool, dict[str, int]]:
+    named = looks_like_header(file.first, chosen) if header is None else header
+    if len(file.first) == 1:
+        raise ValueError(
+            f"{file.name}: one column only, the first line is {quoted(file.first)}: expected a user and an "
+            f"item at least, separated by ',' or tab or ';' or '|' or '::' (else pass delimiter=)."
+        )
+    if named:
+        return True, find_columns(file.first, chosen, file.name)
+    return False, positional_columns(len(file.first), chosen, file.name)
 
 
 def warn_of(skipped: Skipped, name: str, any_left: bool) -> None:
@@ -142,31 +159,6 @@ def warn_of(skipped: Skipped, name: str, any_left: bool) -> None:
         raise ValueError(f"{name}: has {which}: expected a line for each rating.")
 
 
-@dataclass(frozen=True)
-class Table:
-    """A source as read() sees it.
-
-    Parameters
-    ----------
-    name : str
-        What it is called in an error.
-    roles : list of str
-        Which columns there are, in the order of those of a batch: user, item, ...
-    batches : callable
-        Gives its record batches; its argument is called with a sentence for each record left out on the way.
-    place : callable
-        From the number of a record to 'line 7' or 'row 7'.
-    is_text : bool
-        Whether an integer may come as text.
-    """
-
-    name: str
-    roles: list[str]
-    batches: Callable[[Callable[[str], None]], Iterator[pa.RecordBatch]]
-    place: Callable[[int], str]
-    is_text: bool = False
-
-
 class Skipped:
     """How many lines were left out, and why the first was."""
 
@@ -174,13 +166,14 @@ class Skipped:
         self.count, self.first = 0, ""
 
     def add(self, why: str, count: int = 1) -> None:
+        """Count lines left out, and keep why the first one was."""
         self.first = self.first or why
         self.count += count
 
 
 def _encoded(table: Table, skip: bool) -> tuple[dict[str, list[Any]], Skipped]:
     """Chunks of codes, ratings and times, by role; without 'timestamp' where one is missing."""
-    parts: dict[str, list[Any]] = {role: [] for role in table.roles}
+    parts: dict[str, list[Any]] = {role: [] for role in table.labels}
     skipped = Skipped()
     for values, undated in sound_batches(table, skip, skipped):
         if undated:
@@ -194,12 +187,12 @@ def sound_batches(table: Table, skip: bool, skipped: Skipped) -> Iterator[tuple[
     """Batches of codes, ratings and times, by role, the bad lines left out; and whether a time is missing."""
     seen = 0
     for batch in table.batches(skipped.add):
-        columns = dict(zip(table.roles, batch.columns, strict=True))
+        columns = dict(zip(table.labels, batch.columns, strict=True))
         values, bad, missing = _encode(columns, table.name)
         any_bad = np.logical_or.reduce(list(bad.values()))
         if any_bad.any():
             at = int(np.argmax(any_bad))
-            role = next(role for role in table.roles if bad[role][at])
+            role = next(role for role in table.labels if bad[role][at])
             why = encode.complaint(role, columns[role][at].as_py())
             what = "line" if table.is_text else "row"
             if not skip:
@@ -228,148 +221,5 @@ def _encode(columns: dict[str, pa.Array], name: str) -> tuple[dict[str, Any], di
             else:
                 values[role], missing, bad[role] = encode.encode_times(column)
     except ValueError as error:
-        raise ValueError(f"{name}: {_one_line(error)}") from None
+        raise ValueError(f"{name}: {one_line(error)}") from None
     return values, bad, missing
-
-
-def _file(
-    source: str | os.PathLike[str],
-    chosen: Mapping[str, str | int | bool | None],
-    header: bool | None,
-    delimiter: str | None,
-    skip: bool,
-) -> Table:
-    path = Path(source)
-    name = _shown(path)
-    try:
-        if path.is_dir():
-            raise ValueError(f"{name}: is a directory, expected a file or what eckart prepare wrote.")
-        if not path.exists():
-            raise FileNotFoundError(f"{name}: no such file.")
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic.startswith(b"PK\x03\x04"):
-            raise ValueError(f"{name}: is a zip archive (as .xlsx files are): unpack it and read the file inside.")
-        if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
-            return _parquet(path, name, chosen)
-        return _delimited(text.open_text(path, name, delimiter), chosen, header, skip)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{name}: no such file.") from None
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{name}: cannot be read: {_one_line(error)}") from None
-
-
-def _delimited(
-    file: text.TextFile, chosen: Mapping[str, str | int | bool | None], header: bool | None, skip: bool
-) -> Table:
-    named = looks_like_header(file.first, chosen) if header is None else header
-    if len(file.first) == 1:
-        raise ValueError(
-            f"{file.name}: one column only, the first line is {quoted(file.first)}: expected a user and an "
-            f"item at least, separated by ',' or tab or ';' or '|' or '::' (else pass delimiter=)."
-        )
-    if named:
-        found = find_columns(file.first, chosen, file.name)
-    else:
-        found = positional_columns(len(file.first), chosen, file.name)
-
-    def batches(on_bad: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
-        good = 0
-        columns = list(found.values())
-        try:
-            for batch in text.text_batches(file, named, columns, 2, on_bad if skip else None):
-                yield batch
-                good += batch.num_rows
-        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-            why = text.broken_line(file, named, columns, 0 if skip else good, skip)
-            advice = "" if skip or "UTF-8" in (why or "") else " Drop or mend that line, or pass bad_lines='skip'."
-            if why:
-                raise ValueError(f"{file.name}, {why}{advice}") from None
-            raise ValueError(f"{file.name}: cannot be read as text: {_one_line(error)}") from None
-
-    def place(record: int) -> str:
-        return f"line {text.line_of(file, named, record):,}"
-
-    return Table(file.name, list(found), batches, place, is_text=True)
-
-
-def _parquet(path: Path, name: str, chosen: Mapping[str, str | int | bool | None]) -> Table:
-    file = _unless_damaged(name, lambda: pyarrow.parquet.ParquetFile(path))
-    names = file.schema_arrow.names
-    found = find_columns(names, chosen, name)
-    wanted = [names[i] for i in found.values()]
-    if twice := [column for column in wanted if names.count(column) > 1]:
-        raise ValueError(f"{name}: several columns are called {quoted(twice[:1])}: give them different names.")
-
-    def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
-        stream = file.iter_batches(batch_size=_ROWS, columns=wanted)
-        while (batch := _unless_damaged(name, lambda: next(stream, None))) is not None:
-            arrays = [batch.column(column) for column in wanted]
-            yield from _checked(pa.RecordBatch.from_arrays(arrays, names=list(found)), name)
-
-    return Table(name, list(found), batches, "row {:,}".format)
-
-
-def _unless_damaged(name: str, step: Callable[[], Any]) -> Any:
-    try:
-        return step()
-    except Exception as error:  # from a damaged file pyarrow raises what it likes, UnicodeDecodeError, too
-        raise ValueError(f"{name}: cannot be read as Parquet: {_one_line(error)}") from None
-
-
-def _memory(source: Any, chosen: Mapping[str, str | int | bool | None]) -> Table:
-    name = type(source).__name__
-    try:
-        if isinstance(source, Mapping):
-            source = pa.table({key: _column(key, values) for key, values in source.items()})
-        if not hasattr(source, "__arrow_c_stream__"):
-            raise TypeError(f"cannot read ratings from {name}: expected a path, a table, or a dict of arrays.")
-        stream = pa.RecordBatchReader.from_stream(source)
-    except (pa.ArrowException, ValueError) as error:
-        raise ValueError(f"{name}: cannot be read as a table: {_one_line(error)}") from None
-    found = find_columns(stream.schema.names, chosen, name)
-
-    def batches(_: Callable[[str], None]) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in stream:
-                columns = [batch.column(i) for i in found.values()]
-                yield from _checked(pa.RecordBatch.from_arrays(columns, names=list(found)), name)
-        except pa.ArrowException as error:
-            raise ValueError(f"{name}: cannot be read as a table: {_one_line(error)}") from None
-
-    return Table(name, list(found), batches, "row {:,}".format)
-
-
-def _column(key: Any, values: Any) -> Any:
-    if not isinstance(key, str):
-        raise ValueError(f"a column is called {key!r}, expected names that are strings.")
-    if hasattr(values, "__arrow_c_stream__"):
-        return pa.chunked_array(values)
-    if isinstance(values, (list, tuple)) or hasattr(values, "__arrow_c_array__"):
-        return pa.array(values)
-    array = values if isinstance(values, np.ndarray) else np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"column {quoted([key])} has {array.ndim} dimensions, expected 1.")
-    return pa.array(array)
-
-
-def _checked(batch: pa.RecordBatch, name: str) -> Iterator[pa.RecordBatch]:
-    """Slices of a batch that came from elsewhere, once its offsets and its text are known to be sound."""
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{name}: is damaged: {_one_line(error)}") from None
-    for start in range(0, batch.num_rows, _ROWS):
-        yield batch.slice(start, _ROWS)
-
-
-def _shown(path: Path) -> str:
-    name = str(path)
-    name = name if name.isprintable() else ascii(name)
-    return name if len(name) <= 120 else f"...{name[-117:]}"
-
-
-def _one_line(error: BaseException) -> str:
-    line = " ".join(str(error).split())
-    line = line if line.isprintable() else ascii(line)
-    return line if len(line) <= 200 else f"{line[:197]}..."
