@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eckart.core.kernels import kernel_info
+    from eckart.data.features import Features, read_features
     from eckart.data.interactions import Interactions
     from eckart.data.prepare import prepare
     from eckart.data.read import read
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ALS": "recommend.als",
     "SGD": "recommend.sgd",
+    "Features": "data.features",
     "Gibbs": "recommend.gibbs",
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
@@ -46,6 +48,7 @@ _HOME = {
     "load_ann": "recommend.ann",
     "prepare": "data.prepare",
     "read": "data.read",
+    "read_features": "data.features",
     "split": "data.split",
     "synthetic": "data.synthetic",
     "tune": "recommend.tune",
@@ -55,6 +58,7 @@ __all__ = [
     "ALS",
     "SGD",
     "SVD",
+    "Features",
     "Gibbs",
     "ImplicitALS",
     "Interactions",
@@ -67,6 +71,7 @@ __all__ = [
     "load_ann",
     "prepare",
     "read",
+    "read_features",
     "split",
     "synthetic",
     "tune",

@@ -11,7 +11,16 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["ROLES", "find_columns", "find_id", "is_number", "nearest", "looks_like_header", "positional_columns", "quoted"]
+__all__ = [
+    "ROLES",
+    "find_columns",
+    "find_id",
+    "is_number",
+    "looks_like_header",
+    "nearest",
+    "positional_columns",
+    "quoted",
+]
 
 ROLES = ("user", "item", "rating", "timestamp")
 

@@ -17,7 +17,16 @@ import pyarrow.compute
 
 from eckart.data.vocabulary import Vocabulary
 
-__all__ = ["complaint", "encode_ids", "encode_ratings", "encode_times", "join_ids", "order_ids"]
+__all__ = [
+    "complaint",
+    "decoded",
+    "encode_ids",
+    "encode_numbers",
+    "encode_ratings",
+    "encode_times",
+    "join_ids",
+    "order_ids",
+]
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
@@ -28,7 +37,8 @@ _INT64 = r"^-?([0-9]{1,18}|[0-8][0-9]{18})$"
 _ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
 _ISO = rf"^[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([ T][0-9]{{2}}:[0-9]{{2}}(:[0-9]{{2}}(\.[0-9]+)?)?{_ZONE}?)?$"
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_EXPECTED = {"user": "an id", "item": "an id", "rating": "a number", "timestamp": "seconds or an ISO date"}
+_IDS = ("user", "item", "id")
+_EXPECTED = dict.fromkeys(_IDS, "an id") | {"rating": "a number", "timestamp": "seconds or an ISO date"}
 
 
 def complaint(role: str, value: Any) -> str:
@@ -40,11 +50,11 @@ def complaint(role: str, value: Any) -> str:
     "rating is 'five', expected a number"
     """
     is_nan = isinstance(value, float) and value != value
-    if value is None or (isinstance(value, str) and not value.strip()) or (is_nan and role in ("user", "item")):
+    if value is None or (isinstance(value, str) and not value.strip()) or (is_nan and role in _IDS):
         return f"{role} is missing, expected {_EXPECTED[role]}"
     shown = str(value) if isinstance(value, float) else repr(value)
     shown = shown if len(shown) <= 40 else f"{shown[:30]}...{shown[-6:]}"
-    if role in ("user", "item"):
+    if role in _IDS:
         return f"{role} is {shown}, which holds a NUL character"
     finite = role == "rating" and not (isinstance(value, str) and _not_a_number(value))
     return f"{role} is {shown}, expected {'a finite number' if finite else _EXPECTED[role]}"
@@ -76,7 +86,7 @@ def encode_ids(column: pa.Array, role: str) -> tuple[pa.DictionaryArray, np.ndar
     ([0, 1, 2, 0], [False, False, True, False])
     """
     if not _is_ready(column):
-        column = _decoded(column)
+        column = decoded(column)
         column = _as_ids(column, role).dictionary_encode()
     values, codes = column.dictionary, column.indices
     bad = _mask(pc.is_null(codes))
@@ -148,7 +158,7 @@ def encode_ratings(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     >>> encode_ratings(pa.array(["4.5", " 3", "five", "1e39"]))
     (array([4.5, 3. , nan, inf], dtype=float32), array([False, False,  True,  True]))
     """
-    column = _decoded(column)
+    column = decoded(column)
     if column.type == pa.string():
         numbers = _parsed(column)
     elif _is_numeric(column.type) or pa.types.is_null(column.type):
@@ -158,6 +168,41 @@ def encode_ratings(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(over="ignore"):
         ratings = numbers.to_numpy(zero_copy_only=False).astype(np.float32)
     return ratings, ~np.isfinite(ratings)
+
+
+def encode_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers as float32, NaN where there is none, and which are there but are no finite numbers in float32.
+
+    Truth values are 0 and 1, dates and times are days since 1970.
+
+    Raises
+    ------
+    ValueError
+        A column that holds nothing of the kind.
+
+    Examples
+    --------
+    >>> encode_numbers(pa.array(["4.5", " ", "five", None]))
+    (array([4.5, nan, nan, nan], dtype=float32), array([False, False,  True, False]))
+    """
+    column = decoded(column)
+    if column.type == pa.string():
+        text = pc.ascii_trim_whitespace(column)
+        missing = _mask(pc.is_in(text, pa.array([None, ""], pa.string())))
+        numbers = _parsed(pc.if_else(missing, None, text))
+    elif _is_numeric(column.type) or pa.types.is_null(column.type) or pa.types.is_boolean(column.type):
+        missing = _mask(pc.is_null(column))
+        numbers = (column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column).cast(
+            pa.float64(), safe=False
+        )
+    elif pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+        seconds, missing, _ = encode_times(column)
+        numbers = pa.array(seconds / 86400, mask=missing)
+    else:
+        raise ValueError(f"is {str(column.type)[:60]}, expected numbers")
+    with np.errstate(over="ignore"):
+        values = numbers.to_numpy(zero_copy_only=False).astype(np.float32)
+    return values, ~(missing | np.isfinite(values))
 
 
 def encode_times(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -175,7 +220,7 @@ def encode_times(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     >>> encode_times(pa.array(["978301968", "2000-12-31T22:32:48Z", "", "soon"]))[0]
     array([978301968, 978301968,         0,         0])
     """
-    column = _decoded(column)
+    column = decoded(column)
     missing = _mask(pc.is_null(column))
     kind = column.type
     if kind == pa.string():
@@ -206,8 +251,8 @@ def _is_ready(column: pa.Array) -> bool:
     return not values.null_count and len(values.unique()) == len(values)
 
 
-def _decoded(column: pa.Array) -> pa.Array:
-    """The column without dictionary, its text in one type."""
+def decoded(column: pa.Array) -> pa.Array:
+    """Give the column without dictionary, its text as `pa.string()`."""
     if isinstance(column, pa.DictionaryArray):
         column = column.dictionary_decode()
     kind = column.type

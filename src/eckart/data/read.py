@@ -128,7 +128,7 @@ def open_table(
         lambda names, where: find_columns(names, chosen, where),
         lambda file: _columns_of_text(file, chosen, header),
         ids=2,
-        each="rating",
+        what="ratings",
         advice=" Drop or mend that line, or pass bad_lines='skip'.",
         delimiter=delimiter,
         skip=bad_lines == "skip",

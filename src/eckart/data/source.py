@@ -59,7 +59,7 @@ def open_source(
     pick_text: PickText,
     *,
     ids: int,
-    each: str,
+    what: str,
     advice: str,
     delimiter: str | None = None,
     skip: bool = False,
@@ -73,8 +73,8 @@ def open_source(
         Which columns are wanted: of named ones, and of a text file by its head.
     ids : int
         So many of them come first and hold ids: from a text file these are dictionary-encoded.
-    each : str
-        What a line of the source tells, in the singular, for errors: "rating".
+    what : str
+        What the lines of the source tell, for errors: "ratings".
     advice : str
         What the error about a line that will not do ends with.
     delimiter : str, optional
@@ -88,8 +88,8 @@ def open_source(
         There is no such source, or it cannot be read.
     """
     if isinstance(source, (str, os.PathLike)):
-        return _file(source, pick, pick_text, ids, each, advice, delimiter, skip)
-    return _memory(source, pick, each)
+        return _file(source, pick, pick_text, ids, what, advice, delimiter, skip)
+    return _memory(source, pick, what)
 
 
 def _file(
@@ -97,7 +97,7 @@ def _file(
     pick: Pick,
     pick_text: PickText,
     ids: int,
-    each: str,
+    what: str,
     advice: str,
     delimiter: str | None,
     skip: bool,
@@ -106,7 +106,7 @@ def _file(
     name = _shown(path)
     try:
         if path.is_dir():
-            known = " or what eckart prepare wrote" if each == "rating" else ""
+            known = " or what eckart prepare wrote" if what == "ratings" else ""
             raise ValueError(f"{name}: is a directory, expected a file{known}.")
         if not path.exists():
             raise FileNotFoundError(f"{name}: no such file.")
@@ -116,7 +116,7 @@ def _file(
             raise ValueError(f"{name}: is a zip archive (as .xlsx files are): unpack it and read the file inside.")
         if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
             return _parquet(path, name, pick)
-        return _delimited(text.open_text(path, name, delimiter, each), pick_text, ids, advice, skip)
+        return _delimited(text.open_text(path, name, delimiter, what), pick_text, ids, advice, skip)
     except FileNotFoundError:
         raise FileNotFoundError(f"{name}: no such file.") from None
     except (OSError, pa.ArrowException) as error:
@@ -169,13 +169,13 @@ def _unless_damaged(name: str, step: Callable[[], Any]) -> Any:
         raise ValueError(f"{name}: cannot be read as Parquet: {one_line(error)}") from None
 
 
-def _memory(source: Any, pick: Pick, each: str) -> Table:
+def _memory(source: Any, pick: Pick, what: str) -> Table:
     name = type(source).__name__
     try:
         if isinstance(source, Mapping):
             source = pa.table({key: _column(key, values) for key, values in source.items()})
         if not hasattr(source, "__arrow_c_stream__"):
-            raise TypeError(f"cannot read {each}s from {name}: expected a path, a table, or a dict of arrays.")
+            raise TypeError(f"cannot read {what} from {name}: expected a path, a table, or a dict of arrays.")
         stream = pa.RecordBatchReader.from_stream(source)
     except (pa.ArrowException, ValueError) as error:
         raise ValueError(f"{name}: cannot be read as a table: {one_line(error)}") from None

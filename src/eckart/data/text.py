@@ -66,8 +66,8 @@ def sniff_compression(path: Path) -> str | None:
     return next((name for mark, name in _COMPRESSION.items() if magic.startswith(mark)), None)
 
 
-def open_text(path: Path, name: str, delimiter: str | None, each: str = "rating") -> TextFile:
-    """Read the head of a text file, with a line for `each` of something: its delimiter and its first record.
+def open_text(path: Path, name: str, delimiter: str | None, what: str = "ratings") -> TextFile:
+    """Read the head of a text file, of ratings or `what` else: its delimiter and its first record.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def open_text(path: Path, name: str, delimiter: str | None, each: str = "rating"
         raise ValueError(f"{name}: holds NUL bytes, expected text (CSV, TSV, '::') or Parquet.")
     lines = list(io.StringIO(head[start:].decode("utf-8", "surrogateescape"), newline=""))
     if not any(line.strip("\r\n") for line in lines):
-        raise ValueError(f"{name}: is empty, expected a line for each {each}.")
+        raise ValueError(f"{name}: is empty, expected lines of {what}.")
     delimiter = delimiter or _sniff_delimiter(_unquoted_opening(lines), path)
     reader = _csv_reader(lines, delimiter)
     try:
