@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 import eckart as ek
 from eckart.data import source as source_module
-from eckart.data.features import Column, Features, read_features
+from eckart.data.feature_table import Column, Features
+from eckart.data.features import read_features
 from eckart.data.vocabulary import Vocabulary
 
 STRING = np.dtypes.StringDType()
 KINDS = {"size": "number", "tags": "categories", "plot": "text", "look": "vector", "poster": "image"}
 WORD = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="|,\"'"), min_size=1, max_size=4)
 NUMBERS = st.floats(-1e6, 1e6, width=32)
-few = settings(deadline=None, max_examples=30)
+few = settings(deadline=None, max_examples=20)
 same_folder = settings(few, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -334,6 +335,14 @@ def test_a_damaged_parquet_file_and_arrow_memory_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="is damaged"):
         read_features(pa.table({"item": [1, 2], "x": wrong}))
+
+
+def test_what_lies_behind_a_null_list_is_nobodys():
+    offsets, valid = pa.py_buffer(np.array([0, 2, 3], np.int32)), pa.py_buffer(b"\x02")
+    lists = pa.Array.from_buffers(pa.list_(pa.string()), 2, [valid, offsets], children=[pa.array(["a", "b", "c"])])
+    column = read_features(pa.table({"item": [1, 2], "x": lists})).columns["x"]
+    assert column.names.tolist() == ["c"]
+    assert column.values.toarray().tolist() == [[0], [1]]
 
 
 def test_other_sources_are_refused():
