@@ -364,6 +364,12 @@ def test_misaligned_ids_are_an_error_that_says_why():
         read_features({"item": [1], "genres": ["a"]}).select("genre")
 
 
+@pytest.mark.parametrize("rows", [[-1], [2], [0.0], [[0]], [True], [True] * 3, ["a"], [1, 0], [0, 0]])
+def test_rows_that_are_not_there_are_refused(rows):
+    with pytest.raises(ValueError, match=r"rows are no mask of 2|ids must be unique and ascending"):
+        read_features({"item": [1, 2], "x": [1, 2]}).take(rows)
+
+
 @pytest.mark.parametrize(
     "answer, message",
     [

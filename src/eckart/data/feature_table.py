@@ -86,7 +86,8 @@ class Features:
     Examples
     --------
     >>> import eckart as ek
-    >>> films = ek.read_features({"item": [7, 3, 9], "genres": ["Crime|Drama", None, "Drama"], "year": [1995, 1979, None]})
+    >>> table = {"item": [7, 3, 9], "genres": ["Crime|Drama", None, "Drama"], "year": [1995, 1979, None]}
+    >>> films = ek.read_features(table)
     >>> films
     Features(3 rows: genres (2 categories), year (number))
     >>> films.ids.ids.tolist(), films.columns["year"].values.tolist()
@@ -132,9 +133,19 @@ class Features:
         return Features(ids, {name: column.take(rows) for name, column in self.columns.items()})
 
     def take(self, rows: Any) -> Features:
-        """Give these rows only; `rows` ascending row numbers or a mask."""
+        """Give these rows only; `rows` ascending row numbers or a mask.
+
+        Raises
+        ------
+        ValueError
+            There is no such row, they do not ascend, or a mask is of another length.
+        """
         rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        if rows.dtype == bool and rows.shape == (len(self),):
+            rows = np.flatnonzero(rows)
+        if rows.size and (rows.dtype.kind not in "iu" or rows.ndim != 1 or rows.min() < 0 or rows.max() >= len(self)):
+            raise ValueError(f"rows are no mask of {len(self)} and no ascending numbers of 0 to {len(self) - 1}")
+        rows = rows.astype(np.int64)
         ids = self.ids.take(rows)
         return Features(ids, {name: column.take(rows) for name, column in self.columns.items()})
 
