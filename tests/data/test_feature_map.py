@@ -12,7 +12,8 @@ from scipy.sparse import csr_array
 from eckart.core.csr import fault_of
 from eckart.data import feature_map as module
 from eckart.data.feature_map import FeatureMap
-from eckart.data.features import Column, Features, read_features
+from eckart.data.feature_table import Column, Features
+from eckart.data.features import read_features
 from eckart.data.vocabulary import Vocabulary
 
 STRING = np.dtypes.StringDType()

@@ -26,8 +26,7 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import blocks, column_counts, csr, row_numbers
 from eckart.data.columns import quoted
-from eckart.data.feature_columns import Column
-from eckart.data.features import Features
+from eckart.data.feature_table import Column, Features
 from eckart.data.vocabulary import Vocabulary
 
 __all__ = ["FeatureMap"]
@@ -72,8 +71,8 @@ class FeatureMap:
 
     Examples
     --------
-    >>> from eckart.data.features import read_features
-    >>> films = read_features({"item": [1, 2, 3], "genres": ["a|b", "a", None], "year": [1990, None, 2000]})
+    >>> import eckart as ek
+    >>> films = ek.read_features({"item": [1, 2, 3], "genres": ["a|b", "a", None], "year": [1990, None, 2000]})
     >>> to_matrix = FeatureMap.fit(films)
     >>> to_matrix.blocks, to_matrix.width
     ({'genres': (0, 2), 'year': (2, 4)}, 5)
