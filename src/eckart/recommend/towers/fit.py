@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from eckart.core.csr import column_counts, take_rows, transposed
+from eckart.core.csr import column_counts, take_rows
 from eckart.core.kernels import resolve_threads
 from eckart.data.feature_map import FeatureMap
 from eckart.data.interactions import Interactions

@@ -9,6 +9,7 @@ Symbols: X (rows x p) encoded features, k the rank.
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Perceptron(nn.Module):
         # A row of X has a norm of about 1 a feature: unit variance in gives the scale of He et al. 2015 out.
         self.first = nn.Parameter(torch.randn(X.shape[1], widths[0]) * (2 / widths[0]) ** 0.5)
         self.offset = nn.Parameter(torch.zeros(widths[0]))
-        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.dropout = part.dropout
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ Symbols: a0 the unobserved weight, m items, n_u entries. See losses.py for what 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING

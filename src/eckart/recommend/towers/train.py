@@ -167,7 +167,7 @@ class Trainer:
                 S.view(-1).index_fill_(0, masked, -math.inf)
                 if solver.negatives == "hard" and solver.hardest < S.shape[1]:
                     least = S.topk(solver.hardest, 1).values[:, -1:]
-                    S.masked_fill_(S < least, -math.inf)
+                    S.masked_fill_(least > S, -math.inf)
                 m = int(np.count_nonzero(data.counts))
                 if solver.loss == "softmax":
                     value, ds = losses.softmax(s, user, weight, S, omega, solver.temperature)
