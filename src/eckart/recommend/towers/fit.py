@@ -26,7 +26,7 @@ from eckart.recommend.solver import ItemSide, popularity_of, require_fit
 from eckart.recommend.towers.distributed import led, process_group
 from eckart.recommend.towers.net import IdTable, Net, Tower, learned
 from eckart.recommend.towers.parts import Ids, Part, needs_features
-from eckart.recommend.towers.train import Entries, Trainer
+from eckart.recommend.towers.train import Entries, Trainer, drawing_from
 from eckart.recommend.training import Callback, Record, State, run_epochs
 from eckart.recommend.validation import hold_out, ndcg_on
 
@@ -76,8 +76,7 @@ def fit_towers(
     before = torch.get_num_threads()
     torch.set_num_threads(resolve_threads(solver.threads))
     try:
-        with process_group(device) as group, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(solver.seed)
+        with process_group(device) as group, drawing_from("cpu", solver.seed, 0):
             net = Net(
                 *(
                     Tower(name, parts, solver.rank, side.trained, side.features, normalize)

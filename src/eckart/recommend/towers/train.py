@@ -9,6 +9,8 @@ was never interrupted.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,7 @@ from eckart.recommend.towers.negatives import Pool, draw_pool, hits
 from eckart.recommend.towers.net import Net, Tower
 from eckart.recommend.training import Record, State
 
-__all__ = ["Entries", "Trainer"]
+__all__ = ["Entries", "Trainer", "drawing_from"]
 
 _ROWS = 1 << 13  # encoded at a time
 
@@ -43,6 +45,19 @@ class Entries(NamedTuple):
         count = self.indptr[users + 1] - begin
         row = np.repeat(np.arange(len(users)), count)
         return np.arange(len(row)) + np.repeat(begin - (np.cumsum(count) - count), count), row
+
+
+@contextmanager
+def drawing_from(device: str, *numbers: int) -> Iterator[None]:
+    """Let torch draw from a generator seeded by these numbers, and leave the user's own as it was."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    gpu = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=gpu):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would leave a note for GPUs at every call
+        for one in gpu:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 class Trainer:
@@ -108,10 +123,7 @@ class Trainer:
         rng = np.random.default_rng([solver.seed, 1, epoch])
         order, total = rng.permutation(self.users), 0.0
         self.net.train()
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.device != "cpu" else []):
-            torch.manual_seed(
-                int(np.random.SeedSequence([solver.seed, 2, epoch, self.group.rank]).generate_state(1)[0])
-            )
+        with drawing_from(self.device, solver.seed, 2, epoch, self.group.rank):
             for begin in range(0, n, solver.batch):
                 users = order[begin : begin + solver.batch]
                 place, _ = self.entries.of(users)
