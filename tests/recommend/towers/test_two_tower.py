@@ -81,8 +81,10 @@ def test_renaming_users_and_items_changes_nothing_else(data, order, item_order):
 
 
 def test_threads_change_rounding_alone_and_seeds_everything():
+    data = ek.synthetic(users=2500, items=1700, entries=20_000, rated=False, seed=0)  # worth a second thread
+    solver = ek.TwoTower(rank=16, epochs=1, batch=1000, draws=500)
     one, again, two, other = (
-        dataclasses.replace(SMALL, threads=t, seed=s).fit(DATA) for t, s in ((1, 0), (1, 0), (2, 0), (1, 1))
+        dataclasses.replace(solver, threads=t, seed=s).fit(data) for t, s in ((1, 0), (1, 0), (2, 0), (1, 1))
     )
     assert one.W.tobytes() == again.W.tobytes()
     np.testing.assert_allclose(two.W, one.W, atol=1e-4)
@@ -239,3 +241,11 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 def test_a_device_that_is_not_there_is_one_clear_error():
     with pytest.raises(ValueError, match="device is 'cuda:77', which torch cannot use"):
         dataclasses.replace(SMALL, device="cuda:77").fit(DATA)
+
+
+def test_without_torch_one_line_says_so(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r"TwoTower needs torch, which is not installed: pip install 'eckart\[torch\]'"):
+        SMALL.fit(DATA)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_towers"]
 
+_SMALL = 1 << 16  # numbers in two tables: a second thread costs more than it brings
+
 
 class _Side(NamedTuple):
     """The rows of one side, in the order they are trained in."""
@@ -74,7 +76,8 @@ def fit_towers(
     normalize = solver.loss in ("softmax", "ccl") if solver.normalize is None else solver.normalize
 
     before = torch.get_num_threads()
-    torch.set_num_threads(resolve_threads(solver.threads))
+    small = sum(data.matrix.shape) * solver.rank < _SMALL and not needs_features((*solver.user, *solver.item))
+    torch.set_num_threads(1 if small else resolve_threads(solver.threads))
     try:
         with process_group(device) as group, drawing_from("cpu", solver.seed, 0):
             net = Net(
