@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eckart.core.kernels import kernel_info
     from eckart.data.features import Features, read_features
+    from eckart.data.image import image_encoder
     from eckart.data.interactions import Interactions
     from eckart.data.prepare import prepare
     from eckart.data.read import read
+    from eckart.data.sentence import sentence_encoder
     from eckart.data.split import split
     from eckart.data.synthetic import synthetic
     from eckart.data.vocabulary import Vocabulary
@@ -49,12 +51,14 @@ _HOME = {
     "Vocabulary": "data.vocabulary",
     "build_ann": "recommend.ann",
     "evaluate": "recommend.evaluate",
+    "image_encoder": "data.image",
     "kernel_info": "core.kernels",
     "load": "recommend.files",
     "load_ann": "recommend.ann",
     "prepare": "data.prepare",
     "read": "data.read",
     "read_features": "data.features",
+    "sentence_encoder": "data.sentence",
     "split": "data.split",
     "synthetic": "data.synthetic",
     "tune": "recommend.tune",
@@ -76,12 +80,14 @@ __all__ = [
     "Vocabulary",
     "build_ann",
     "evaluate",
+    "image_encoder",
     "kernel_info",
     "load",
     "load_ann",
     "prepare",
     "read",
     "read_features",
+    "sentence_encoder",
     "split",
     "synthetic",
     "tune",

@@ -95,7 +95,7 @@ def check_column(column: Column, rows: int) -> str | None:
         return "holds infinity, expected finite numbers, NaN where they are missing"
     if kind == "vector" and values.shape[1] > _WIDTH:
         return f"has {values.shape[1]:,} numbers a row, expected at most {_WIDTH:,}"
-    if kind == "vector" and not np.array_equal(np.isfinite(values).all(axis=1), ~column.missing()):
+    if kind == "vector" and not np.all(np.isfinite(values).all(axis=1) | np.isnan(values).all(axis=1)):
         return "holds a row with NaN or infinity among its numbers, expected finite ones, or NaN throughout"
     return None
 
@@ -211,7 +211,7 @@ def _guess_text(cells: pa.ChunkedArray, separator: str | None) -> str:
     if separator and share(pc.match_substring(text, separator)) >= 0.1:
         parts = pc.list_flatten(pc.split_pattern(text, separator))
         return "categories" if pc.max(pc.utf8_length(parts)).as_py() <= 100 else "text"
-    few = len(text) <= total / 2 or not pc.any(pc.match_substring_regex(text, r"\s")).as_py()
+    few = len(text) <= 0.75 * total or not pc.any(pc.match_substring_regex(text, r"\s")).as_py()
     return "categories" if longest <= 100 and few else "text"
 
 
