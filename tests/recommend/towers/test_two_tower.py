@@ -247,5 +247,7 @@ def test_without_torch_one_line_says_so(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError, match=r"TwoTower needs torch, which is not installed: pip install 'eckart\[torch\]'"):
+    with pytest.raises(
+        ImportError, match=r"TwoTower needs torch, which is not installed: pip install 'eckart\[torch\]'"
+    ):
         SMALL.fit(DATA)

@@ -15,17 +15,19 @@ import torch
 from scipy.sparse import csr_array
 
 from eckart.core.csr import column_counts, take_rows
-from eckart.core.kernels import resolve_threads
+from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.feature_map import FeatureMap
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
+from eckart.recommend.eigenbasis import eigenbasis, spectrum
+from eckart.recommend.encoder import Encoder
 from eckart.recommend.implicit import require_not_negative
 from eckart.recommend.initial import colours
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, popularity_of, require_fit
 from eckart.recommend.towers.distributed import led, process_group
-from eckart.recommend.towers.net import IdTable, Net, Tower, learned
-from eckart.recommend.towers.parts import Ids, Part, needs_features
+from eckart.recommend.towers.net import IdTable, Net, Tower, learned, mlp_layers, states
+from eckart.recommend.towers.parts import MLP, Ids, Learned, Part, needs_features
 from eckart.recommend.towers.train import Entries, Trainer, drawing_from
 from eckart.recommend.training import Callback, Record, State, run_epochs
 from eckart.recommend.validation import hold_out, ndcg_on
@@ -46,6 +48,7 @@ class _Side(NamedTuple):
     place: np.ndarray  # its inverse
     trained: np.ndarray  # (rows,) bool, by place
     map: FeatureMap | None
+    aligned: Features | None  # by row of the data
     features: list[csr_array | None]  # what each part reads, by place
 
 
@@ -89,33 +92,13 @@ def fit_towers(
             if solver.warm_start:
                 _warm_start(net, solver, R)
             trainer = Trainer(solver, net, _entries(solver, R), group, device)
-            state_of = {name: learned(tower, parts) for name, tower, parts in _towers(solver, net)}
-            described = dataclasses.replace(solver, **{name: parts for name, (parts, _) in state_of.items()})
+            described = dataclasses.replace(
+                solver, user=learned(net.user, solver.user), item=learned(net.item, solver.item)
+            )
 
             def model(state: State, history: list[Record]) -> Recommender:
                 W, H = trainer.vectors(state)
-                extra = {
-                    f"{name}.{key}": array
-                    for name, tower, parts in _towers(solver, net)
-                    for key, array in learned(tower, parts)[1].items()
-                }
-                side = ItemSide(
-                    np.ascontiguousarray(H[item_side.place]),
-                    np.zeros(len(H), np.float32),
-                    0.0,
-                    popularity_of(everything.matrix),
-                    extra,
-                )
-                return Recommender(
-                    solver=described,
-                    users=data.users,
-                    items=data.items,
-                    W=np.ascontiguousarray(W[user_side.place]),
-                    user_bias=np.zeros(len(W), np.float32),
-                    item_side=side,
-                    seen=data.matrix,
-                    history=history,
-                )
+                return _model(described, data, everything, (user_side, item_side), net, (W, H), history)
 
             validate = None if validation is None else ndcg_on(validation, data, lambda s: model(s, []))
             start = trainer.state(0, 0)
@@ -123,6 +106,7 @@ def fit_towers(
                 *(group, device, start, trainer.step),
                 lambda step: run_epochs(
                     *(described, data, validation, start, step, validate),
+                    features=[X for side in (user_side, item_side) for X in side.features if X is not None],
                     callback=callback,
                     checkpoint=checkpoint,
                     resume=resume,
@@ -133,8 +117,66 @@ def fit_towers(
         torch.set_num_threads(before)
 
 
-def _towers(solver: TwoTower, net: Net) -> list[tuple[str, Tower, tuple[Part, ...]]]:
-    return [("user", net.user, solver.user), ("item", net.item, solver.item)]
+def _model(
+    solver: TwoTower,
+    data: Interactions,
+    everything: Interactions,
+    sides: tuple[_Side, _Side],
+    net: Net,
+    vectors: tuple[np.ndarray, np.ndarray],
+    history: list[Record],
+) -> Recommender:
+    """The towers' vectors as a model, in the eigenbasis of the items, where rows are folded in (eigenbasis.py)."""
+    threads = resolve_threads(solver.threads)
+    W, H = (np.ascontiguousarray(X[side.place]) for X, side in zip(vectors, sides, strict=True))
+    Q = eigenbasis(H, threads)
+    W, H = (kernels.rotate(X, Q, threads) for X in (W, H))
+    encoders: list[Encoder | None] = []
+    points: list[np.ndarray | None] = []
+    for side, tower, parts, X in zip(sides, (net.user, net.item), (solver.user, solver.item), (W, H), strict=True):
+        encoder = _encoder(side, tower, parts, Q)
+        encoders.append(encoder)
+        points.append(None)
+        if encoder is not None:
+            assert side.aligned is not None
+            points[-1] = encoder.encode(side.aligned)
+            unseen = ~side.trained[side.place]
+            X[unseen] = points[-1][unseen, :-1]  # to the bit what anybody with such features gets
+    extra = {"spectrum": spectrum(H, solver.unobserved_weight)}
+    for name, tower in (("user", net.user), ("item", net.item)):
+        extra |= {f"{name}.{key}": array for key, array in states(tower).items()}
+    if len(extra) > 1:
+        extra["rotation"] = Q
+    return Recommender(
+        solver=solver,
+        users=data.users,
+        items=data.items,
+        W=W,
+        user_bias=np.zeros(len(W), np.float32),
+        item_side=ItemSide(H, np.zeros(len(H), np.float32), 0.0, popularity_of(everything.matrix), extra),
+        seen=data.matrix,
+        history=history,
+        user_encoder=encoders[0],
+        item_encoder=encoders[1],
+        user_points=points[0],
+    )
+
+
+def _encoder(side: _Side, tower: Tower, parts: tuple[Part, ...], Q: np.ndarray) -> Encoder | None:
+    """The MLP parts of a tower without torch; none where a module of the user's is part of it, which is code."""
+    if side.map is None or any(isinstance(part, Learned) for part in parts):
+        return None
+    found = []
+    for index, part in enumerate(parts):
+        if not isinstance(part, MLP):
+            continue
+        layers = mlp_layers(tower, index)
+        first = np.zeros((side.map.width, layers[0][0].shape[1]), np.float32)
+        first[slice(None) if part.columns is None else chosen("", part.columns, side.map)] = layers[0][0]
+        layers[0] = first, layers[0][1]
+        layers[-1] = np.ascontiguousarray(layers[-1][0] @ Q), layers[-1][1] @ Q
+        found.append(tuple(layers))
+    return Encoder(side.map, tuple(found), normalize=tower.normalize)
 
 
 def _device(name: str) -> str:
@@ -166,7 +208,7 @@ def _side(
     if features is None and needs_features(parts):
         raise ValueError(f"{name} has a part that reads features, and there are none: give {name}_features to fit")
     if features is None:
-        return _Side(order, place, trained[order], None, [None] * len(parts))
+        return _Side(order, place, trained[order], None, None, [None] * len(parts))
     if not needs_features(parts):
         raise ValueError(
             f"{name}_features are given, and no part of {name} reads them: add MLP() to {name}, or leave out"
@@ -174,7 +216,7 @@ def _side(
     aligned = features.aligned(ids)
     fitted = FeatureMap.fit(aligned.take(trained))
     X = take_rows(fitted.matrix(aligned), order)
-    return _Side(order, place, trained[order], fitted, [_columns(name, part, fitted, X) for part in parts])
+    return _Side(order, place, trained[order], fitted, aligned, [_columns(name, part, fitted, X) for part in parts])
 
 
 def _columns(name: str, part: Any, fitted: FeatureMap, X: csr_array) -> csr_array | None:

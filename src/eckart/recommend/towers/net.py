@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from eckart.recommend.towers.parts import MLP, Ids, Learned, Module, Part
 
-__all__ = ["Net", "Tower", "mlp_layers"]
+__all__ = ["IdTable", "Net", "Tower", "learned", "mlp_layers", "states"]
 
 
 class SparseRows(nn.Module):
@@ -180,24 +180,35 @@ class Net(nn.Module):
         return self.user(users), self.item(items)
 
 
-def mlp_layers(tower: Tower, index: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Weights (in, out) and offsets (out,) of an MLP part's layers, float32, as `Encoder` takes them."""
+def mlp_layers(tower: Tower, index: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Weights (in, out) and offsets (out,) of an MLP part's layers, float32."""
     part = tower.parts[index]
     assert isinstance(part, Perceptron)
-    layers = [(part.first, part.offset), *((layer.weight.T, layer.bias) for layer in part.rest)]  # type: ignore[union-attr]
-    return tuple((_array(weight), _array(offset)) for weight, offset in layers)
+    return [(_array(part.first), _array(part.offset))] + [
+        (_array(layer.weight.T), _array(layer.bias))  # type: ignore[arg-type, union-attr]
+        for layer in part.rest
+    ]
 
 
-def learned(tower: Tower, parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], dict[str, np.ndarray]]:
-    """Describe a tower's parts as JSON can, and give the states of the user's modules, all as float32."""
-    described, arrays = [], {}
-    for index, part in enumerate(parts):
+def learned(tower: Tower, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Describe a tower's parts as JSON can: a module of the user's by the shapes of its state."""
+    described = []
+    for module, part in zip(tower.parts, parts, strict=True):
         if isinstance(part, Module):
-            state = tower.parts[index].module.state_dict()  # type: ignore[union-attr]
-            arrays |= {f"{index}.{name}": _array(value) for name, value in state.items()}
+            state: dict[str, Tensor] = module.module.state_dict()  # type: ignore[operator, union-attr]
             part = Learned(tuple((name, tuple(value.shape)) for name, value in state.items()), part.columns)
         described.append(part)
-    return tuple(described), arrays
+    return tuple(described)
+
+
+def states(tower: Tower) -> dict[str, np.ndarray]:
+    """What the user's modules in a tower have learned, as float32: '1.weight' is of the tower's second part."""
+    return {
+        f"{index}.{name}": _array(value)
+        for index, part in enumerate(tower.parts)
+        if isinstance(part, Given)
+        for name, value in part.module.state_dict().items()
+    }
 
 
 def _array(value: Tensor) -> np.ndarray:

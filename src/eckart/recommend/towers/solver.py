@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_array
 
-from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.interactions import Interactions
-from eckart.recommend.eigenbasis import eigenbasis, spectrum
 from eckart.recommend.implicit import ImplicitALS
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, check_hyperparameters
@@ -169,19 +167,29 @@ class TwoTower:
         return False
 
     @property
+    def rows_are_trained(self) -> bool:
+        """True: a trained user's row is not that of its history folded in, and says more than the history."""
+        return True
+
+    @property
     def width(self) -> int:
         """Columns of W and H: the rank."""
         return self.rank
 
     def extra_shapes(self, items: int) -> dict[str, tuple[int, ...]]:
-        """Arrays a model keeps beside its vectors: the states of the user's own modules."""
-        return {
+        """Arrays a model keeps beside its vectors.
+
+        The weighted spectrum of the item vectors; of the user's own modules, their states, and the rotation from
+        what they give to the model's vectors.
+        """
+        modules = {
             f"{side}.{index}.{name}": shape
             for side, parts in (("user", self.user), ("item", self.item))
             for index, part in enumerate(parts)
             if isinstance(part, Learned)
             for name, shape in part.shapes
         }
+        return {"spectrum": (self.rank,), **modules} | ({"rotation": (self.rank, self.rank)} if modules else {})
 
     def fit(
         self,
@@ -245,24 +253,30 @@ class TwoTower:
             resume=resume,
         )
 
-    def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
-        """Factors (n, k) of users with the entries in `matrix` (n, m), and their biases, all 0: closed form."""
-        threads = resolve_threads(self.threads)
-        Q = eigenbasis(items.H, threads)
-        Y = kernels.rotate(items.H, Q, threads)
-        side = items._replace(H=Y, extra={"spectrum": spectrum(Y, self.unobserved_weight)})
-        W, bias = self.rows_of().solve_users(matrix, side)
-        return kernels.rotate(W, np.ascontiguousarray(Q.T), threads), bias
+    def solve_users(
+        self, matrix: csr_array, items: ItemSide, points: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (n, k) of users with the entries in `matrix` (n, m), and their biases, all 0: closed form.
+
+        `points` (n, k + 1): what the user tower says of them, which they are drawn to.
+        """
+        return self.rows_of().solve_users(matrix, items, points)
 
     def contributions(
-        self, columns: np.ndarray, values: np.ndarray, target: int, items: ItemSide
+        self,
+        columns: np.ndarray,
+        values: np.ndarray,
+        target: int,
+        items: ItemSide,
+        point: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
         """Split the score of item `target` for a user who was folded in with these entries.
 
-        As `ImplicitALS.contributions`. A trained user's score is no function of the history alone: these are then
-        the shares that the history would carry if the user were folded in.
+        As `ImplicitALS.contributions`. A trained user's score is no function of the history alone: the shares are
+        then those that the history would carry if the user were folded in, and `Recommender.explain` puts what
+        training adds to them into the baseline.
         """
-        return self.rows_of().contributions(columns, values, target, items)
+        return self.rows_of().contributions(columns, values, target, items, point)
 
     def rows_of(self) -> ImplicitALS:
         """Give the solver whose rows fold-in has, and whose factors a warm start."""
