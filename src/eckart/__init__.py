@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eckart.core.kernels import kernel_info
-    from eckart.data.features import Features, read_features
+    from eckart.data.feature_table import Features
+    from eckart.data.features import read_features
     from eckart.data.image import image_encoder
     from eckart.data.interactions import Interactions
     from eckart.data.prepare import prepare
@@ -38,7 +39,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ALS": "recommend.als",
     "SGD": "recommend.sgd",
-    "Features": "data.features",
+    "Features": "data.feature_table",
     "Gibbs": "recommend.gibbs",
     "Ids": "recommend.towers.parts",
     "ImplicitALS": "recommend.implicit",

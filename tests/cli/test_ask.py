@@ -72,10 +72,10 @@ def test_only_some_items_compete_and_some_do_not(eckart, folder, tmp_path):
         assert answer.err.count("\n") == 1
 
 
-def test_a_user_nobody_knows_is_cold_and_said_so(eckart, folder):
+def test_a_user_nobody_knows_is_unknown_and_said_so(eckart, folder):
     answer = eckart("recommend", folder / "model", "zoe", 3, "-k", 2, "--explain", "--json")
     rows = answer.json()["recommendations"]
-    assert [(row["user"], row["status"]) for row in rows] == [("zoe", "cold")] * 2 + [(3, "hot")] * 2
+    assert [(row["user"], row["status"]) for row in rows] == [("zoe", "unknown")] * 2 + [(3, "hot")] * 2
     assert answer.err.count("\n") == 1
     assert "zoe" in answer.err
 

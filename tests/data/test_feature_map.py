@@ -12,7 +12,8 @@ from scipy.sparse import csr_array
 from eckart.core.csr import fault_of
 from eckart.data import feature_map as module
 from eckart.data.feature_map import FeatureMap
-from eckart.data.features import Column, Features, read_features
+from eckart.data.feature_table import Column, Features
+from eckart.data.features import read_features
 from eckart.data.vocabulary import Vocabulary
 
 STRING = np.dtypes.StringDType()
@@ -70,6 +71,8 @@ def through_json(fitted):
 
 # --- the readable twin ---
 
+TERMS = ("text", "categories")
+
 
 def terms_of(column, row):
     if column.kind == "text":
@@ -80,7 +83,7 @@ def terms_of(column, row):
 
 def twin_block(train, column):
     """Columns of X for `column`, fitted on `train`, as lists of rows."""
-    if train.kind in ("text", "categories"):
+    if train.kind in TERMS:
         seen = [terms_of(train, row) for row in range(train.values.shape[0])]
         counts = Counter(term for row in seen for term in row)
         terms = sorted(t for t in counts if counts[t] >= (2 if train.kind == "text" else 1))
@@ -109,6 +112,11 @@ def test_the_matrix_is_that_of_the_readable_twin(some, data):
     assert X.dtype == np.float32
     assert fault_of(X.indptr, X.indices, X.data, X.shape[1]) is None
     parts = [list(twin_block(train.columns[name], column)) for name, column in some.columns.items()]
+    words = [part for part, column in zip(parts, some.columns.values(), strict=True) if column.kind in TERMS]
+    for i in range(len(some)):  # the terms of a row share its unit length
+        there = sum(any(part[i]) for part in words)
+        for part in words:
+            part[i] = [x / math.sqrt(max(there, 1)) for x in part[i]]
     expected = np.array([[x for part in parts for x in part[i]] + [1.0] for i in range(len(some))])
     assert X.shape == expected.shape == (len(some), fitted.width)
     np.testing.assert_allclose(X.toarray(), np.clip(expected, -1e6, 1e6), rtol=2e-5, atol=2e-6)
@@ -154,7 +162,11 @@ def test_blocks_stand_side_by_side_and_are_fitted_each_alone(some):
     for name, (begin, after) in fitted.blocks.items():
         assert begin == end
         end = after
-        assert np.array_equal(FeatureMap.fit(some, [name]).matrix(some).toarray()[:, :-1], X[:, begin:after])
+        alone = FeatureMap.fit(some, [name]).matrix(some).toarray()[:, :-1]
+        if some.columns[name].kind not in TERMS:
+            assert np.array_equal(alone, X[:, begin:after])
+        else:  # but for the length that a row's columns of terms share
+            assert np.array_equal(alone > 0, X[:, begin:after] > 0)
     assert end == fitted.width - 1
     assert (X[:, -1] == 1).all()
 

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 import eckart as ek
 from eckart.data import source as source_module
-from eckart.data.features import Column, Features, read_features
+from eckart.data.feature_table import Column, Features
+from eckart.data.features import read_features
 from eckart.data.vocabulary import Vocabulary
 
 STRING = np.dtypes.StringDType()
 KINDS = {"size": "number", "tags": "categories", "plot": "text", "look": "vector", "poster": "image"}
 WORD = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="|,\"'"), min_size=1, max_size=4)
 NUMBERS = st.floats(-1e6, 1e6, width=32)
-few = settings(deadline=None, max_examples=30)
+few = settings(deadline=None, max_examples=20)
 same_folder = settings(few, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -336,6 +337,14 @@ def test_a_damaged_parquet_file_and_arrow_memory_are_refused(tmp_path):
         read_features(pa.table({"item": [1, 2], "x": wrong}))
 
 
+def test_what_lies_behind_a_null_list_is_nobodys():
+    offsets, valid = pa.py_buffer(np.array([0, 2, 3], np.int32)), pa.py_buffer(b"\x02")
+    lists = pa.Array.from_buffers(pa.list_(pa.string()), 2, [valid, offsets], children=[pa.array(["a", "b", "c"])])
+    column = read_features(pa.table({"item": [1, 2], "x": lists})).columns["x"]
+    assert column.names.tolist() == ["c"]
+    assert column.values.toarray().tolist() == [[0], [1]]
+
+
 def test_other_sources_are_refused():
     with pytest.raises(TypeError, match="cannot read features from int"):
         read_features(3)
@@ -353,6 +362,12 @@ def test_misaligned_ids_are_an_error_that_says_why():
         films.select(["y"])
     with pytest.raises(ValueError, match=r"no column 'genre'.* Did you mean 'genres'?"):
         read_features({"item": [1], "genres": ["a"]}).select("genre")
+
+
+@pytest.mark.parametrize("rows", [[-1], [2], [0.0], [[0]], [True], [True] * 3, ["a"], [1, 0], [0, 0]])
+def test_rows_that_are_not_there_are_refused(rows):
+    with pytest.raises(ValueError, match=r"rows are no mask of 2|ids must be unique and ascending"):
+        read_features({"item": [1, 2], "x": [1, 2]}).take(rows)
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,10 @@ def test_unknown_ids_follow_the_contract(model, implicit):
     assert model.predict([-1], [3])[0] == pytest.approx(side.mean + side.bias[3])
     assert model.predict([-1], [-1])[0] == pytest.approx(side.mean)
     assert model.predict([4], [-1])[0] == pytest.approx(side.mean + model.user_bias[4])
-    cold = model.recommend([-1, "nobody"], k=4)
-    assert set(cold["status"].to_pylist()) == {"cold"}
+    unknown = model.recommend([-1, "nobody"], k=4)
+    assert set(unknown["status"].to_pylist()) == {"unknown"}
     best = np.argsort(-(side.bias + np.float32(side.mean)), kind="stable")[:4]
-    assert cold["item"].to_pylist() == best.tolist() * 2
+    assert unknown["item"].to_pylist() == best.tolist() * 2
     popular = implicit.recommend(-1, k=3)
     counts = np.bincount(implicit.seen.indices, minlength=50)
     assert popular["item"].to_pylist() == np.argsort(-counts, kind="stable")[:3].tolist()
@@ -76,7 +76,7 @@ def test_unknown_ids_follow_the_contract(model, implicit):
 def test_statuses(model):
     assert set(model.recommend([1, 2])["status"].to_pylist()) == {"hot"}
     assert set(model.recommend(history={3: 4.0})["status"].to_pylist()) == {"warm"}
-    assert set(model.recommend(history={})["status"].to_pylist()) == {"cold"}
+    assert set(model.recommend(history={})["status"].to_pylist()) == {"unknown"}
 
 
 def test_text_ids_and_one_id_without_a_list():
@@ -124,7 +124,7 @@ def test_similar_items_are_those_of_the_cosine(model):
 def test_results_go_to_pandas_and_other_arrow_readers(model):
     table = model.recommend([1, 2], k=3)
     assert len(pd.DataFrame.from_arrow(table)) == 6
-    assert pa.table(table).schema.names == ["user", "item", "score", "rank", "status"]
+    assert pa.table(table).schema.names == ["user", "item", "score", "rank", "status", "item_status"]
 
 
 def test_the_array_form_pads_with_minus_one(model):
@@ -215,7 +215,7 @@ def test_what_is_no_id_is_refused(model, odd):
 
 def test_ids_beyond_64_bits_are_unknown_not_a_crash(model):
     table = model.recommend([2**70, 3], k=2)
-    assert table["status"].to_pylist() == ["cold", "cold", "hot", "hot"]
+    assert table["status"].to_pylist() == ["unknown", "unknown", "hot", "hot"]
     assert model.predict([2**70], [3])[0] == pytest.approx(model.item_side.mean + model.item_side.bias[3])
 
 

@@ -47,6 +47,7 @@ _EXTRA_OF = {
     "pandas": "demo",
     "torch": "torch",
     "transformers": "hf",
+    "PIL": "images",
 }
 _ARGUMENT = re.compile(
     r"(?<![\w'\"])(bad_lines|by|delimiter|duplicates|fold_in|item|rating|relevant|test|timestamp|user)=(?:'(\w+)'|([\w.+-]*\w)|)"

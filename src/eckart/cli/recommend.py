@@ -45,7 +45,7 @@ def recommend(
     """Recommend items to users of the model, or to someone new.
 
     What a user has rated is left out. A user the model does not know gets the list for everyone (status
-    "cold"). With --only other items do not compete. An id that begins with a dash goes after "--".
+    "unknown"). With --only other items do not compete. An id that begins with a dash goes after "--".
     """
     if bool(users) == bool(history):
         raise typer.BadParameter("give either USER, or --history ITEM=RATING for someone new")
@@ -61,7 +61,7 @@ def recommend(
     rows = served.recommend(asked, k, items=wanted, exclude=unwanted).to_pylist()
     for row in rows:  # one unknown user who is text makes text of the whole column
         row["user"] = ids.typed([str(row["user"])], served.users)[0]
-    for one in dict.fromkeys(row["user"] for row in rows if row["status"] == "cold"):
+    for one in dict.fromkeys(row["user"] for row in rows if row["status"] == "unknown"):
         terminal.note(f"eckart: the model knows nothing of user {one}: the list is the one for everyone")
     if explain:
         for row in rows:
@@ -127,7 +127,7 @@ def _entry(text: str, model: Recommender) -> tuple[int | str, float | None]:
 
 
 def _reasons(model: Recommender, row: dict[str, Any]) -> dict[str, Any]:
-    if row["status"] == "cold":
+    if row["status"] == "unknown":
         return {"baseline": row["score"], "reasons": []}
     explanation = model.explain(row["user"], row["item"])
     return {"baseline": explanation.baseline, "reasons": explanation.reasons.slice(0, _REASONS).to_pylist()}

@@ -32,6 +32,6 @@ def needed(package: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         root = package.partition(".")[0]
-        if error.name != root:  # it is there, and lacks something itself
+        if error.name not in (root, package):  # it is there, and lacks something itself
             raise
         raise ImportError(f"{root} is not installed: pip install 'eckart[{extra}]'", name=root) from None

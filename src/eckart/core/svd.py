@@ -12,12 +12,13 @@ Symbols: A (n x m); Q (n x l) orthonormal basis of the Krylov space; B = A'Q (m 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh, qr, svd
 from scipy.sparse import csr_array
+
+from eckart.core.csr import sparse_product
 
 __all__ = ["Operator", "TruncatedSVD", "krylov_svd", "operator", "truncated_svd"]
 
@@ -106,8 +107,8 @@ def operator(
 
     return Operator(
         (n, m),
-        lambda X: minus(_product(left, X, threads), X, row, column),
-        lambda Y: minus(_product(right, Y, threads), Y, column, row),
+        lambda X: minus(sparse_product(left, X, threads), X, row, column),
+        lambda Y: minus(sparse_product(right, Y, threads), Y, column, row),
         squares,
     )
 
@@ -285,24 +286,6 @@ def _error_bound(A: Operator, found: TruncatedSVD, rng: np.random.Generator, dty
         log_scale += np.log(largest)
     norm = float(np.sqrt(np.einsum("ij,ij->j", X, X, dtype=np.float64).max()))
     return float(np.exp((np.log(10 * np.sqrt(2 / np.pi) * norm) + log_scale) / (2 * _POWER + 1)))
-
-
-def _product(A: csr_array | np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
-    """A @ X; a sparse A by ranges of rows, side by side, each row's sum in the order of its entries."""
-    if isinstance(A, np.ndarray) or threads == 1:
-        return A @ X
-    # SciPy lets go of the interpreter lock in its product; ranges hold equal numbers of entries.
-    cuts = np.searchsorted(A.indptr, np.linspace(0, A.nnz, threads + 1)[1:-1])
-    ends = [0, *cuts.tolist(), A.shape[0]]
-    out = np.empty((A.shape[0], X.shape[1]), np.result_type(A.dtype, X.dtype))
-
-    def part(t: int) -> None:
-        first, last = ends[t], ends[t + 1]
-        out[first:last] = A[first:last] @ X
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, range(threads)))
-    return out
 
 
 def _check_rank(shape: tuple[int, ...], rank: int) -> None:

@@ -212,16 +212,16 @@ def quoted(names: Sequence[str], most: int = 8) -> str:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """Say which of `names` is meant by one that is not among them: " did you mean 'genres'?", or nothing.
+    """Say which of `names` is meant by one that is not among them: " Did you mean 'genres'?", or nothing.
 
     Examples
     --------
     >>> nearest("genre", ["title", "genres"])
-    " did you mean 'genres'?"
+    " Did you mean 'genres'?"
     """
     plain = {_plain(other): other for other in reversed(names)}
     close = difflib.get_close_matches(_plain(name)[:100], list(plain), 1)
-    return f" did you mean {quoted([plain[close[0]]])}?" if close else ""
+    return f" Did you mean {quoted([plain[close[0]]])}?" if close else ""
 
 
 def _plain(name: str) -> str:

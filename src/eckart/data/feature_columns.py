@@ -1,6 +1,6 @@
-"""One property of every user or item: what kinds there are, and how a column of a table becomes one.
+"""How a column of a table becomes a column of features.
 
-A kind is found out from the type of a column and, for text, from its values: cells in which a separator is usual,
+Its kind is found out from the type of a column and, for text, from its values: cells in which a separator is usual,
 or few distinct short ones, are categories; the rest is text. Nothing depends on the order of the rows. Every row
 may lack its value, and none may hold a number that is not finite.
 """
@@ -8,112 +8,27 @@ may lack its value, and none may hold a number that is not finite.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from scipy.sparse import csr_array
 
-from eckart.core.csr import csr, fault_of, take_rows
 from eckart.data.encode import decoded, encode_numbers, join_ids
+from eckart.data.feature_table import WIDTH, Column
 
-__all__ = ["KINDS", "Column", "Complain", "check_column", "column_of", "sparse_column"]
+__all__ = ["Complain", "column_of", "sparse_column"]
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
-KINDS = ("number", "categories", "text", "vector", "image")
 Complain = Callable[[int | None, str], ValueError]  # number of a row (None: all), what is wrong -> what to raise
 
 _STRING = np.dtypes.StringDType()
 _CHARACTERS = 100_000  # of a cell; a long novel has ten times as many, a long abstract a tenth of this
 _NAME = 1_000  # characters of a category
 _NAMES = 1_000_000  # categories of a column
-_WIDTH = 65_536  # numbers of a vector
 _IMAGE = r"(?i)\.(jpe?g|png|gif|webp|bmp|tiff?)$"
-
-
-class Column(NamedTuple):
-    """One property of n users or items.
-
-    Attributes
-    ----------
-    kind : {"number", "categories", "text", "vector", "image"}
-    values : array
-        'number': (n,) float32, NaN where missing. 'categories': csr_array (n, c) float32, the positive weight of
-        each category (1 for a plain one), an empty row where missing. 'text' and 'image' (a path): (n,) StringDType,
-        "" where missing. 'vector': (n, d) float32, a row of NaN where missing, d = 0 if it is missing everywhere.
-    names : ndarray of shape (c,), StringDType, optional
-        What the categories are called, ascending; None for other kinds.
-    """
-
-    kind: str
-    values: Any
-    names: np.ndarray | None = None
-
-    def missing(self) -> np.ndarray:
-        """Which rows have no value, (n,) bool."""
-        if self.kind == "number":
-            return np.isnan(self.values)
-        if self.kind == "categories":
-            return np.diff(self.values.indptr) == 0
-        if self.kind == "vector":
-            return np.isnan(self.values[:, 0]) if self.values.shape[1] else np.ones(len(self.values), bool)
-        return self.values == ""
-
-    def take(self, rows: np.ndarray) -> Column:
-        """Give the column of these rows, in this order; a row of -1 is a missing one."""
-        if self.kind == "categories":
-            M = self.values
-            indptr = np.append(M.indptr, M.indptr[-1])  # one more row, which is empty
-            more = csr(M.data, M.indices, indptr, (M.shape[0] + 1, M.shape[1]))
-            return self._replace(values=take_rows(more, np.where(rows < 0, M.shape[0], rows)))
-        nothing = "" if self.values.dtype == _STRING else np.nan
-        taken = np.full((len(rows), *self.values.shape[1:]), nothing, self.values.dtype)
-        known = rows >= 0
-        taken[known] = self.values[rows[known]]
-        return self._replace(values=taken)
-
-
-def check_column(column: Column, rows: int) -> str | None:
-    """Say what is wrong with a column that someone made, None where it is sound."""
-    kind, names = column.kind, column.names
-    values: Any = column.values
-    if kind not in KINDS:
-        return f"is of kind {kind!r}, expected one of {', '.join(KINDS)}"
-    if kind == "categories":
-        return _fault_of_categories(values, names, rows)
-    if names is not None:
-        return f"is of kind {kind!r} and has names, which only categories have"
-    ndim, dtype = (2 if kind == "vector" else 1), (_STRING if kind in ("text", "image") else np.dtype(np.float32))
-    if not isinstance(values, np.ndarray) or values.ndim != ndim or values.dtype != dtype:
-        got = f"{np.ndim(values)}-D {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
-        return f"is {got}, expected a {ndim}-D array of {dtype} for kind {kind!r}"
-    if len(values) != rows:
-        return f"has {len(values)} rows, expected {rows}"
-    if kind == "number" and bool(np.isinf(values).any()):
-        return "holds infinity, expected finite numbers, NaN where they are missing"
-    if kind == "vector" and values.shape[1] > _WIDTH:
-        return f"has {values.shape[1]:,} numbers a row, expected at most {_WIDTH:,}"
-    if kind == "vector" and not np.all(np.isfinite(values).all(axis=1) | np.isnan(values).all(axis=1)):
-        return "holds a row with NaN or infinity among its numbers, expected finite ones, or NaN throughout"
-    return None
-
-
-def _fault_of_categories(M: Any, names: Any, rows: int) -> str | None:
-    if not isinstance(M, csr_array) or M.ndim != 2 or M.dtype != np.float32:
-        return "is no csr_array of float32, as categories are"
-    if not isinstance(names, np.ndarray) or names.dtype != _STRING or names.ndim != 1:
-        return "has no 1-D array of StringDType as names, as categories have"
-    if M.shape != (rows, len(names)):
-        return f"is {' x '.join(map(str, M.shape))}, expected {rows} rows and {len(names)} categories"
-    if fault := fault_of(M.indptr, M.indices, M.data, M.shape[1]):
-        return f"will not do: {fault}"
-    if M.nnz and M.data.min() <= 0:
-        return f"has a weight of {M.data.min()}, expected positive ones"
-    if len(names) and (not np.all(names[:-1] < names[1:]) or names[0] == ""):
-        return "has names that are empty or not unique and ascending"
-    return None
 
 
 def sparse_column(matrix: Any, complain: Complain) -> Column:
@@ -295,12 +210,18 @@ def _parts(chunk: Any, seen: int, separator: str | None, complain: Complain) -> 
         if not separator:
             return seen + np.arange(len(chunk)), chunk
         chunk = pc.split_pattern(chunk, separator)
-        return seen + pc.list_parent_indices(chunk).to_numpy(), pc.list_flatten(chunk)
-    owner, flat = seen + pc.list_parent_indices(chunk).to_numpy(), _as_text(decoded(pc.list_flatten(chunk)), complain)
+        return _owners(chunk, seen), pc.list_flatten(chunk)
+    owner, flat = _owners(chunk, seen), _as_text(decoded(pc.list_flatten(chunk)), complain)
     nul = pc.match_substring(flat, "\0").fill_null(False).to_numpy(zero_copy_only=False)
     if nul.any():
         raise complain(int(owner[np.argmax(nul)]), "holds a NUL character: take it out")
     return owner, flat
+
+
+def _owners(chunk: Any, seen: int) -> np.ndarray:
+    """Whose each part of the lists is; of a null nobody's, though Arrow allows that there are some behind it."""
+    length = pc.list_value_length(chunk).fill_null(0).to_numpy(zero_copy_only=False)
+    return seen + np.repeat(np.arange(len(chunk)), length)
 
 
 def _as_text(cells: Any, complain: Complain) -> Any:
@@ -334,8 +255,8 @@ def _vectors(chunks: list[Any], declared: pa.DataType, complain: Complain) -> np
     if len(widths) > 1:
         at = int(np.argmax(there & (length != width)))
         raise complain(at, f"has {length[at]:,} numbers, the other rows have {width:,}")
-    if width > _WIDTH:
-        raise complain(None, f"has {width:,} numbers a row, at most {_WIDTH:,} can be")
+    if width > WIDTH:
+        raise complain(None, f"has {width:,} numbers a row, at most {WIDTH:,} can be")
     values = np.full((rows, width), np.nan, np.float32)
     for seen, chunk in _counted(chunks):
         own = seen + np.flatnonzero(there[seen : seen + len(chunk)])

@@ -1,7 +1,8 @@
 """Features as a sparse matrix X, by a map that is fitted on the rows of training and then stays as it is.
 
     categories, text   log(1 + w_t) idf_t for term t of weight w_t, idf_t = log((1 + n) / (1 + n_t)) + 1, each row
-                       to unit length; of text, the terms are the words that two rows or more have
+                       to unit length over all its terms: sqrt(1 / c) in each of the c columns it has any in; of text,
+                       the terms are the words that two rows or more have
     number             (x - mean) / std and, where training lacked some, a column that is 1 where x is missing
     vector             (x - mean) / sqrt(mean ||x - mean||^2)
     the last column    1: the intercept
@@ -25,8 +26,7 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import blocks, column_counts, csr, row_numbers
 from eckart.data.columns import quoted
-from eckart.data.feature_columns import Column
-from eckart.data.features import Features
+from eckart.data.feature_table import Column, Features
 from eckart.data.vocabulary import Vocabulary
 
 __all__ = ["FeatureMap"]
@@ -71,8 +71,8 @@ class FeatureMap:
 
     Examples
     --------
-    >>> from eckart.data.features import read_features
-    >>> films = read_features({"item": [1, 2, 3], "genres": ["a|b", "a", None], "year": [1990, None, 2000]})
+    >>> import eckart as ek
+    >>> films = ek.read_features({"item": [1, 2, 3], "genres": ["a|b", "a", None], "year": [1990, None, 2000]})
     >>> to_matrix = FeatureMap.fit(films)
     >>> to_matrix.blocks, to_matrix.width
     ({'genres': (0, 2), 'year': (2, 4)}, 5)
@@ -143,7 +143,15 @@ class FeatureMap:
             if not missing.all():
                 _check_like_training(name, column, fitted)
             parts.append(_block(column, missing, fitted))
+        _share_length(
+            [part for part, fitted in zip(parts, self.fitted.values(), strict=True) if isinstance(fitted, _Terms)]
+        )
         return _beside([*parts, csr_array(np.ones((len(features), 1), np.float32))], len(features), self.width)
+
+    def unknown(self, rows: int) -> Features:
+        """Features of rows of which nothing is known."""
+        blank = Column("text", np.full(rows, "", dtype=_STRING))
+        return Features(Vocabulary(np.arange(rows)), dict.fromkeys(self.fitted, blank))
 
     def config(self) -> dict[str, Any]:
         """Everything that is no array, as JSON values."""
@@ -342,6 +350,16 @@ def _terms(column: Column) -> tuple[csr_array, np.ndarray]:
     )
     M.sort_indices()
     return M, np.array(names, dtype=_STRING)
+
+
+def _share_length(parts: Sequence[csr_array]) -> None:
+    """Scale rows of unit length such that those of one row have unit length side by side."""
+    if len(parts) < 2:
+        return
+    counts = [np.diff(part.indptr) for part in parts]
+    scale = 1 / np.sqrt(np.maximum(np.sum([count > 0 for count in counts], axis=0), 1))
+    for part, count in zip(parts, counts, strict=True):
+        part.data *= np.repeat(scale, count).astype(np.float32)
 
 
 def _beside(parts: Sequence[csr_array], rows: int, width: int) -> csr_array:

@@ -1,194 +1,27 @@
-"""What is known of users or of items beside their ratings: text, categories, numbers, vectors, images.
+"""Read what is known of users or of items from a file or a table.
 
-`Features` is a table whose rows are ids, in the order of a `Vocabulary`; `read_features` makes one of a file or a
-table. A value may be missing anywhere, and ids may be there that nobody rated. Which numbers they become for a
-solver is data/feature_map.py's business.
+The source is opened as one of ratings is (data/source.py). Its ids become the rows, each other column is given a kind
+and its values are checked (data/feature_columns.py); an error names the column, the id and the line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import issparse
 
-from eckart.data.columns import find_id, is_number, nearest, quoted
+from eckart.data.columns import find_id, is_number, quoted
 from eckart.data.encode import complaint, encode_ids, join_ids
-from eckart.data.feature_columns import KINDS, Column, check_column, column_of, sparse_column
+from eckart.data.feature_columns import column_of, sparse_column
+from eckart.data.feature_table import KINDS, Column, Features, no_column
 from eckart.data.source import Table, open_source
 from eckart.data.text import TextFile
 from eckart.data.vocabulary import Vocabulary
 
 __all__ = ["Column", "Features", "read_features"]
-
-Texts = list[str]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Features:
-    """Columns of features of users or of items.
-
-    Parameters
-    ----------
-    ids : Vocabulary
-        Whose features they are, one row an id.
-    columns : mapping of str to Column
-
-    Raises
-    ------
-    ValueError
-        A column that is not as its kind says, or has another number of rows.
-
-    Examples
-    --------
-    >>> films = read_features({"item": [7, 3, 9], "genres": ["Crime|Drama", None, "Drama"], "year": [1995, 1979, None]})
-    >>> films
-    Features(3 rows: genres (2 categories), year (number))
-    >>> films.ids.ids.tolist(), films.columns["year"].values.tolist()
-    ([3, 7, 9], [1979.0, 1995.0, nan])
-    >>> films.columns["genres"].values.toarray().tolist()
-    [[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
-    """
-
-    ids: Vocabulary
-    columns: Mapping[str, Column]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", dict(self.columns))
-        for name, column in self.columns.items():
-            if not isinstance(name, str) or not isinstance(column, Column):
-                raise ValueError(f"column {name!r} is a {type(column).__name__}, expected names and Columns")
-            if fault := check_column(column, len(self)):
-                raise ValueError(f"column {quoted([name])} {fault}")
-
-    def aligned(self, ids: Vocabulary) -> Features:
-        """Give the rows of these ids, in their order; everything is missing of an id without features.
-
-        Raises
-        ------
-        ValueError
-            Not one of `ids` has features, for example because they are text here and integers there.
-
-        Examples
-        --------
-        >>> years = read_features({"item": [7, 3], "year": [1995, 1979]})
-        >>> years.aligned(Vocabulary([1, 3])).columns["year"].values
-        array([  nan, 1979.], dtype=float32)
-        """
-        rows = self.ids.rows(ids.ids)
-        if len(ids) and not bool(np.any(rows >= 0)):
-            here, there = ("text" if v.is_text else "integers" for v in (self.ids, ids))
-            why = f"are {here}, the others {there}" if here != there and len(self) else "are not of the same things"
-            raise ValueError(
-                f"features of {_shown(self.ids)}, none of which is among {_shown(ids)}: the ids {why}: read the "
-                f"features by the ids of the ratings, id= says which column."
-            )
-        return Features(ids, {name: column.take(rows) for name, column in self.columns.items()})
-
-    def take(self, rows: Any) -> Features:
-        """Give these rows only; `rows` ascending row numbers or a mask."""
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
-        ids = self.ids.take(rows)
-        return Features(ids, {name: column.take(rows) for name, column in self.columns.items()})
-
-    def select(self, names: str | Sequence[str]) -> Features:
-        """Give these columns only, in this order.
-
-        Raises
-        ------
-        ValueError
-            There is no such column.
-        """
-        names = [names] if isinstance(names, str) else list(names)
-        for name in names:
-            self._column(name)
-        return Features(self.ids, {name: self.columns[name] for name in names})
-
-    def encoded(
-        self,
-        column: str,
-        encoder: Callable[[Texts], Any],
-        batch: int = 64,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Features:
-        """Replace a column of texts or of images by the vectors that an encoder gives; missing ones stay missing.
-
-        Equal texts are encoded once, and texts of about the same length together.
-
-        Parameters
-        ----------
-        column : str
-        encoder : callable
-            From a list of b texts (or paths of images) to an array of shape (b, d), d always the same:
-            `sentence_encoder`, `image_encoder` or your own.
-        batch : int
-            Largest b.
-        progress : callable, optional
-            ``progress(done, total)``, after each batch.
-
-        Raises
-        ------
-        ValueError
-            The column is no text or image, or missing everywhere; the encoder gives another shape, or NaN or infinity.
-
-        Examples
-        --------
-        >>> films = read_features({"item": [1, 2], "plot": ["A ship answers a call.", None]})
-        >>> films.encoded("plot", lambda texts: [[len(text), 1] for text in texts]).columns["plot"].values
-        array([[22.,  1.],
-               [nan, nan]], dtype=float32)
-        """
-        was = self._column(column)
-        what = f"column {quoted([column])}"
-        if was.kind not in ("text", "image"):
-            raise ValueError(f"{what} is of kind {was.kind!r}: only text and images are encoded")
-        if batch < 1:
-            raise ValueError(f"batch={batch}: expected at least 1")
-        there = ~was.missing()
-        texts, place = np.unique(was.values[there], return_inverse=True)
-        if not len(texts):
-            raise ValueError(f"{what} is missing everywhere: there is nothing to encode")
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        vectors: np.ndarray | None = None
-        for begin in range(0, len(order), batch):
-            chosen = order[begin : begin + batch]
-            given = _checked_vectors(encoder([str(texts[i]) for i in chosen]), len(chosen), what)
-            if vectors is None:
-                vectors = np.empty((len(texts), given.shape[1]), np.float32)
-            if given.shape[1] != vectors.shape[1]:
-                raise ValueError(
-                    f"{what}: the encoder gave vectors of {given.shape[1]} numbers after some of {vectors.shape[1]}: "
-                    f"expected one width"
-                )
-            vectors[chosen] = given
-            if progress:
-                progress(begin + len(chosen), len(order))
-        assert vectors is not None
-        values = np.full((len(self), vectors.shape[1]), np.nan, np.float32)
-        values[there] = vectors[place]
-        return Features(self.ids, {**self.columns, column: Column("vector", values)})
-
-    def _column(self, name: str) -> Column:
-        if name not in self.columns:
-            raise ValueError(
-                f"no column {quoted([str(name)])}, there are {_listed(self.columns)}.{_hint(name, self.columns)}"
-            )
-        return self.columns[name]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        more = {name: column.kind for name, column in self.columns.items()}
-        for name, column in self.columns.items():
-            if column.kind in ("categories", "vector"):
-                more[name] = f"{column.values.shape[1]:,} {'categories' if column.kind == 'categories' else 'numbers'}"
-        listed = ", ".join(f"{name} ({what})" for name, what in more.items())
-        return f"Features({len(self):,} rows: {listed or 'no columns'})"
 
 
 def read_features(
@@ -241,8 +74,9 @@ def read_features(
 
     Examples
     --------
+    >>> import eckart as ek
     >>> people = {"user": ["bob", "ann"], "age": [31, None], "job": ["cook", "nurse"]}
-    >>> read_features(people, kinds={"job": "categories"})
+    >>> ek.read_features(people, kinds={"job": "categories"})
     Features(2 rows: age (number), job (2 categories))
     """
     kinds = dict(kinds or {})
@@ -373,39 +207,8 @@ def _check_names(kinds: Mapping[str, str | None], names: Sequence[str], id: str,
         if name == id:
             raise ValueError(f"{where}: column {quoted([name])} is that of the ids: leave it out of kinds.")
         if name not in names:
-            raise ValueError(
-                f"{where}: no column {quoted([str(name)])}, there are {_listed(names)}.{_hint(name, names)}"
-            )
+            raise ValueError(f"{where}: {no_column(name, names)}")
 
 
 def _left_out(kinds: Mapping[str, str | None], name: str) -> bool:
     return name in kinds and kinds[name] is None
-
-
-def _checked_vectors(given: Any, count: int, what: str) -> np.ndarray:
-    try:
-        vectors = np.asarray(given)
-    except Exception as error:  # a tensor that wants gradients or is on another device, ragged lists, ...
-        raise ValueError(f"{what}: the encoder gave no array ({' '.join(str(error).split())[:150]})") from None
-    if vectors.dtype.kind not in "fiu":
-        raise ValueError(f"{what}: the encoder gave an array of {vectors.dtype}, expected numbers")
-    if vectors.ndim != 2 or len(vectors) != count or not vectors.shape[1]:
-        raise ValueError(f"{what}: the encoder gave shape {vectors.shape} for {count} texts, expected ({count}, d)")
-    with np.errstate(over="ignore"):
-        vectors = vectors.astype(np.float32)
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"{what}: the encoder gave NaN or infinity, expected finite numbers")
-    return vectors
-
-
-def _shown(ids: Vocabulary) -> str:
-    first = ", ".join(quoted([x]) for x in ids.ids[:3].tolist())
-    return f"{len(ids):,} ids ({first}{', ...' if len(ids) > 3 else ''})" if len(ids) else "no ids"
-
-
-def _listed(names: Any) -> str:
-    return quoted(list(names)) or "none"
-
-
-def _hint(name: Any, names: Any) -> str:
-    return nearest(str(name), list(names)).replace(" did", " Did")

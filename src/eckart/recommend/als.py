@@ -23,9 +23,18 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import kernel_arrays
 from eckart.core.kernels import kernels, resolve_threads
+from eckart.data.features import Features
 from eckart.data.interactions import Interactions
 from eckart.recommend.drift import check_bins
-from eckart.recommend.implied import implied_points, regressed
+from eckart.recommend.featured import (
+    feature_side,
+    improved_map,
+    linear_encoder,
+    map_penalty,
+    points_of,
+    without_bias,
+)
+from eckart.recommend.implied import implied_points, link_matrix, regressed
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
@@ -70,6 +79,9 @@ class ALS:
         0: no drift. Validation during the fit is without it. See `Recommender.with_drift`.
     time_reg : float > 0
         How many ratings it takes for a step to be half of what they say.
+    feature_reg : float > 0
+        With features, the penalty of the map from them to factors, in units of a row's mean penalty: how many rows it
+        takes to believe a feature.
 
     Examples
     --------
@@ -92,6 +104,7 @@ class ALS:
     user_time_bins: int = 0
     item_time_bins: int = 0
     time_reg: float = 10.0
+    feature_reg: float = 1.0
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
@@ -116,6 +129,8 @@ class ALS:
         data: Interactions,
         validation: Interactions | None = None,
         *,
+        user_features: Features | None = None,
+        item_features: Features | None = None,
         callback: Callback | None = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
@@ -128,6 +143,9 @@ class ALS:
             Ratings; positive-only data are refused.
         validation : Interactions, optional
             Their RMSE is recorded after every epoch as ``validation_rmse``; ids unknown to `data` are left out.
+        user_features, item_features : Features, optional
+            What is known of users and items, see ``eckart.recommend.featured``; ids without features are as good as
+            any, others than those of `data` are left out.
         callback : callable, optional
             Called after every epoch with its record, ``{"epoch": 1, "objective": ..., ...}``.
         checkpoint : path, optional
@@ -143,7 +161,7 @@ class ALS:
         ------
         ValueError
             Positive-only data, no data, a rank larger than the matrix, a checkpoint of another run, time bins and no
-            times.
+            times, features of none of the ids, or of images that are not encoded.
         FloatingPointError
             A system that is not positive definite in float32, or an objective that is not finite.
         """
@@ -161,18 +179,48 @@ class ALS:
         mean = float(R.data.mean(dtype=np.float64))
         method = row_method(self, R, by_item)
         reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)
+        regs = {"users": reg_users, "items": reg_items}
+        sides = {
+            "users": feature_side(user_features, data.users, reg_users, self.feature_reg, threads),
+            "items": feature_side(item_features, data.items, reg_items, self.feature_reg, threads),
+        }
+
+        def drawn(
+            state: State, names: tuple[str, str, str], matrix: csr_array, X: np.ndarray, bias: np.ndarray
+        ) -> tuple[State, np.ndarray | None, np.ndarray | None]:
+            """Regressions of a side improved, and the points and the biases that they draw its rows to."""
+            side_name, link, to_map = names
+            reg, side = regs[side_name], sides[side_name]
+            new, of_features, of_link = {}, None, None
+            if side is not None:
+                of_features = side.X @ state[to_map]
+            if self.implicit_reg:
+                T = X if of_features is None else X - of_features[:, :-1]
+                new[link], of_link = regressed(matrix, T, state[link], reg, self.implicit_reg)
+            if side is None:
+                return new, of_link, None
+            T = np.column_stack([X if of_link is None else X - of_link, bias])
+            new[to_map] = improved_map(side, T, state[to_map])
+            of_features = side.X @ new[to_map]
+            to = of_features[:, :-1] if of_link is None else of_link + of_features[:, :-1]
+            return new, np.ascontiguousarray(to), np.ascontiguousarray(of_features[:, -1])
 
         def step(state: State) -> tuple[State, Record]:
             W, user_bias, H, item_bias = (state[name] for name in ("W", "user_bias", "H", "item_bias"))
-            new, to, penalty = {}, None, 0.0
-            if self.implicit_reg:
-                new["D"], to = regressed(by_item, H, state["D"], reg_items, self.implicit_reg)
-            H, item_bias, _ = half_sweep(by_item, W, user_bias, mean, reg_items, threads, method, (H, item_bias), to)
-            penalty = _penalty(reg_items, H if to is None else H - to, item_bias[:, None])
-            if self.implicit_reg:
-                new["B"], to = regressed(R, W, state["B"], reg_users, self.implicit_reg)
-                penalty += self.implicit_reg * (_square(new["B"]) + _square(new["D"]))
-            W, user_bias, objective = half_sweep(R, H, item_bias, mean, reg_users, threads, method, (W, user_bias), to)
+            new, to, to_bias = drawn(state, ("items", "D", "item_map"), by_item, H, item_bias)
+            start = H, item_bias
+            H, item_bias, _ = biased_sweep(by_item, W, user_bias, mean, reg_items, threads, method, start, to, to_bias)
+            free = (item_bias if to_bias is None else item_bias - to_bias)[:, None]
+            penalty = _penalty(reg_items, H if to is None else H - to, free)
+            more, to, to_bias = drawn(state, ("users", "B", "user_map"), R, W, user_bias)
+            new |= more
+            start = W, user_bias
+            W, user_bias, objective = biased_sweep(
+                R, H, item_bias, mean, reg_users, threads, method, start, to, to_bias
+            )
+            penalty += self.implicit_reg * sum(_square(new[name]) for name in ("B", "D") if name in new)
+            for name, side in (("user_map", sides["users"]), ("item_map", sides["items"])):
+                penalty += 0.0 if side is None else map_penalty(side, new[name])
             new |= {"W": W, "H": H, "user_bias": user_bias, "item_bias": item_bias}
             return new, {"objective": objective + penalty}
 
@@ -190,9 +238,26 @@ class ALS:
         }
         if self.implicit_reg:
             start |= {"B": np.zeros_like(start["H"]), "D": np.zeros_like(start["W"])}
+        for name, side in (("user_map", sides["users"]), ("item_map", sides["items"])):
+            if side is not None:
+                start[name] = np.zeros((side.features.width, self.rank + 1), np.float32)
         state, history = run_epochs(
-            self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
+            self,
+            data,
+            validation,
+            start,
+            step,
+            validate,
+            features=[side.X for side in sides.values() if side is not None],
+            callback=callback,
+            checkpoint=checkpoint,
+            resume=resume,
         )
+        user_side, item_side = sides["users"], sides["items"]
+        if item_side is not None:  # of the last items: what new ones are made of
+            T = state["H"] if not self.implicit_reg else state["H"] - link_matrix(by_item) @ state["D"]
+            T = np.column_stack([T, state["item_bias"]])
+            state["item_map"] = improved_map(item_side, T, state["item_map"])
         extra = {"implicit": state["B"]} if self.implicit_reg else {}
         model = Recommender(
             solver=self,
@@ -203,47 +268,65 @@ class ALS:
             item_side=ItemSide(state["H"], state["item_bias"], mean, popularity_of(R), extra),
             seen=R,
             history=history,
+            user_encoder=None if user_side is None else linear_encoder(user_side, state["user_map"], with_bias=True),
+            item_encoder=None if item_side is None else linear_encoder(item_side, state["item_map"], with_bias=True),
+            user_points=None if user_side is None else points_of(user_side, state["user_map"], self.rank),
         )
         # Users are solved exactly at the end, whatever the epochs did: a row is then its history folded in.
-        model = model if data is everything and method == EXACT else model.with_all(everything)
+        model = model if data is everything and method == EXACT else model.with_all(everything, user_features)
         if not (self.user_time_bins or self.item_time_bins):
             return model
         return model.with_drift(everything, self.user_time_bins, self.item_time_bins, self.time_reg)
 
-    def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
-        """Factors (n, k) and biases (n,) of users with the ratings in `matrix` (n, m): one user half-sweep."""
+    def solve_users(
+        self, matrix: csr_array, items: ItemSide, points: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (n, k) and biases (n,) of users with the ratings in `matrix` (n, m): one user half-sweep.
+
+        `points` (n, k + 1): what an encoder says of them, and of their biases.
+        """
         reg, threads = self._row_reg(matrix), resolve_threads(self.threads)
-        to = implied_points(matrix, items.extra["implicit"]) if self.implicit_reg else None
-        W, bias, _ = half_sweep(matrix, items.H, items.bias, items.mean, reg, threads, prior=to)
+        to, to_bias = implied_points(matrix, items.extra["implicit"]) if self.implicit_reg else None, None
+        if points is not None:
+            of_features, to_bias = np.ascontiguousarray(points[:, :-1]), np.ascontiguousarray(points[:, -1])
+            to = of_features if to is None else to + of_features
+        W, bias, _ = biased_sweep(matrix, items.H, items.bias, items.mean, reg, threads, prior=to, prior_bias=to_bias)
         return W, bias
 
     def contributions(
-        self, columns: np.ndarray, values: np.ndarray, target: int, items: ItemSide
+        self,
+        columns: np.ndarray,
+        values: np.ndarray,
+        target: int,
+        items: ItemSide,
+        point: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
         """Split the score of item `target` for a user with these ratings.
 
-        With z = (h, 1) and A = sum_t z_t z_t' + l_u I, the user's row is A^-1 sum_t v_t z_t, so its score for the
-        target is mean + c + sum_t v_t (z_target' A^-1 z_t): one share per rating.
+        With z = (h, 1) and A = sum_t z_t z_t' + l_u I, the user's row is q + A^-1 sum_t (v_t - z_t'q) z_t with q = (p,
+        beta) what an encoder says of the user, 0 without one. So the score for the target is mean + c + z_target'q +
+        sum_t (v_t - z_t'q) (z_target' A^-1 z_t): one share per rating.
         With an `implicit_reg`, the right side has l_u p_u, too, p_u = n_u^-1/2 sum_t B_t: a rating's share is also of
         its having been given.
 
         Returns
         -------
         baseline : float
-            mean + c_target, what a newcomer would be told.
+            mean + c_target + z_target'q, what a newcomer with such features would be told.
         shares : ndarray of shape (n_u,), float64
             They add up to the score less the baseline.
         """
         Z = np.column_stack([items.H[columns], np.ones(len(columns))]).astype(np.float64)
         v = values.astype(np.float64) - items.mean - items.bias[columns]
         z = np.append(items.H[target], 1).astype(np.float64)
+        q = np.zeros(len(z)) if point is None else point.astype(np.float64)
         reg = self.reg * float(len(columns)) ** self.exponent
         direction = np.linalg.solve(Z.T @ Z + reg * np.eye(len(z)), z)
-        shares = v * (Z @ direction)
+        shares = (v - Z @ q) * (Z @ direction)
         if self.implicit_reg and len(columns):
             B = items.extra["implicit"][columns].astype(np.float64)
             shares += reg / np.sqrt(len(columns)) * (B @ direction[:-1])
-        return items.mean + float(items.bias[target]), shares
+        return items.mean + float(items.bias[target]) + float(z @ q), shares
 
     def _row_reg(self, matrix: csr_array) -> np.ndarray:
         with np.errstate(over="ignore"):  # an infinite penalty is reported with the row that fails
@@ -257,6 +340,27 @@ def _penalty(reg: np.ndarray, *factors: np.ndarray) -> float:
 
 def _square(X: np.ndarray) -> float:
     return float(np.sum(X.astype(np.float64) ** 2))
+
+
+def biased_sweep(
+    matrix: csr_array,
+    Y: np.ndarray,
+    column_bias: np.ndarray,
+    mean: float,
+    reg: np.ndarray,
+    threads: int,
+    method: RowMethod = EXACT,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+    prior: np.ndarray | None = None,
+    prior_bias: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """`half_sweep` with a point for the biases, too, (n,): it is taken off the ratings and put back on the result."""
+    if prior_bias is None:
+        return half_sweep(matrix, Y, column_bias, mean, reg, threads, method, start, prior)
+    start = None if start is None else (start[0], start[1] - prior_bias)
+    rest = without_bias(matrix, prior_bias)
+    X, bias, objective = half_sweep(rest, Y, column_bias, mean, reg, threads, method, start, prior)
+    return X, bias + prior_bias, objective
 
 
 def half_sweep(

@@ -117,7 +117,8 @@ class AnnIndex:
         left_out = None if exclude is None else model.items.rows(several(exclude))
         left_out = None if left_out is None else left_out[left_out >= 0]
         best, score = self.top_k(model, rows, min(at_least_one(k), len(model.items)), exclude_seen, exclude=left_out)
-        return recommendation_table(best, score, model.statuses(rows), model.users, model.items, list(asked))
+        status = model.statuses(rows), model.item_side.cold
+        return recommendation_table(best, score, status, model.users, model.items, list(asked))
 
     def recall(self, model: Recommender, users: Any = None, k: int = 10, *, effort: int = 100) -> float:
         """Share of the exact best `k` that the index finds, over these users (None: all of the model).

@@ -6,13 +6,16 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eckart.core import store
 from eckart.core.csr import csr, fault_of
+from eckart.data.feature_map import FeatureMap
 from eckart.data.vocabulary import Vocabulary
 from eckart.recommend.drift import Drift, Steps
+from eckart.recommend.encoder import Encoder
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, named_solver, solver_name
 
@@ -45,7 +48,19 @@ def save(model: Recommender, path: str | Path) -> None:
     ids = {"users": model.users.ids, "items": model.items.ids}
     extra = {"extra": dict(side.extra)} if side.extra else {}
     drift = {} if model.drift is None else {"drift": _drift_tensors(model.drift)}
-    store.write_directory(path, "recommender", config, {"factors": factors, "seen": seen, **extra, **drift}, ids)
+    tensors = {"factors": factors, "seen": seen, **extra, **drift}
+    if side.cold is not None:
+        factors["cold"] = side.cold.astype(np.uint8)
+    if model.user_points is not None:
+        factors["user_points"] = model.user_points
+    for name, encoder in (("user_encoder", model.user_encoder), ("item_encoder", model.item_encoder)):
+        if encoder is None:
+            continue
+        config[name] = encoder.config()
+        tensors[name] = encoder.tensors()
+        tensors[f"{name}.features"] = encoder.features.tensors()
+        ids |= {f"{name}.{key}": names for key, names in encoder.features.ids().items()}
+    store.write_directory(path, "recommender", config, tensors, ids)
 
 
 def load(path: str | Path) -> Recommender:
@@ -99,9 +114,37 @@ def load(path: str | Path) -> Recommender:
         key: store.take_tensor(tensors, "extra", key, shape, f32, finite=True)
         for key, shape in solver.extra_shapes(m).items()
     }
-    side = ItemSide(H, item_bias, mean, factor("popularity", m), extra)
+    cold = None
+    if "cold" in tensors["factors"]:
+        flags = store.take_tensor(tensors, "factors", "cold", (m,), np.uint8)
+        cold = flags > 0
+    side = ItemSide(H, item_bias, mean, factor("popularity", m), extra, cold)
     drift = _drift(path, tensors, n, m) if "drift" in tensors else None
-    return Recommender(solver, users, items, W, user_bias, side, seen, history, warm, drift)
+    encoders = {name: _encoder(path, name, config, tensors, ids, k) for name in ("user_encoder", "item_encoder")}
+    points = factor("user_points", n, k + 1) if "user_points" in tensors["factors"] else None
+    if (points is None) != (encoders["user_encoder"] is None):
+        raise ValueError(f"{path}: it has one of user_points and user_encoder and not the other: copy the model again")
+    return Recommender(
+        solver, users, items, W, user_bias, side, seen, history, warm, drift, **encoders, user_points=points
+    )
+
+
+def _encoder(
+    path: str | Path,
+    name: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, np.ndarray]],
+    ids: Mapping[str, np.ndarray],
+    width: int,
+) -> Encoder | None:
+    if name not in config:
+        return None
+    try:
+        names = {key.removeprefix(f"{name}."): column for key, column in ids.items() if key.startswith(f"{name}.")}
+        features = FeatureMap.restore(config[name]["features"], tensors.get(f"{name}.features", {}), names)
+        return Encoder.restore(config[name], tensors.get(name, {}), features, width)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: its {name} cannot be used: {error}") from None
 
 
 def _drift_tensors(drift: Drift) -> dict[str, np.ndarray]:

@@ -6,7 +6,8 @@
     l_u = reg (n_u + unobserved_weight * m)^exponent,     l_i = reg (n_i + unobserved_weight * n)^exponent
 
 The sum over all cells costs nothing: it is  w_u' (H'H) w_u  (Hu, Koren, Volinsky 2008), and in the eigenbasis of H'H
-it is a diagonal (eigenbasis.py): both sides are rotated there before each half-sweep. The frequency-scaled penalty is
+it is a diagonal (eigenbasis.py): both sides are rotated there before each half-sweep. With features, rows are drawn to
+where those point and not to 0 (featured.py). The frequency-scaled penalty is
 what makes the method competitive (Rendle, Krichene, Zhang, Koren 2021).
 
 Symbols: n_u entries of user u; n users, m items; W (n x k), H (m x k). See docs/notation.md.
@@ -22,8 +23,10 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import kernel_arrays
 from eckart.core.kernels import kernels, resolve_threads
+from eckart.data.features import Features
 from eckart.data.interactions import Interactions
 from eckart.recommend.eigenbasis import eigenbasis, spectrum
+from eckart.recommend.featured import Side, feature_side, improved_map, linear_encoder, map_penalty, points_of
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
@@ -64,6 +67,9 @@ class ImplicitALS:
         How rows are solved: to the optimum, or improved by two steps of conjugate gradients or a sweep over blocks
         of 64 factors, which is quicker at large ranks. "auto" takes exact rows unless they cost three times as much.
         Users are solved exactly at the end in any case.
+    feature_reg : float > 0
+        With features, the penalty of the map from them to factors, in units of a row's mean penalty: how many rows it
+        takes to believe a feature.
 
     Examples
     --------
@@ -85,6 +91,7 @@ class ImplicitALS:
     exponent: float = 1.0
     early_stopping: int = 0
     solver: str = "auto"
+    feature_reg: float = 1.0
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
@@ -108,6 +115,8 @@ class ImplicitALS:
         data: Interactions,
         validation: Interactions | None = None,
         *,
+        user_features: Features | None = None,
+        item_features: Features | None = None,
         callback: Callback | None = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
@@ -120,6 +129,9 @@ class ImplicitALS:
             Positive-only data, counts or ratings; none may be negative.
         validation : Interactions, optional
             Their NDCG@10 is recorded after every epoch as ``validation_ndcg@10``.
+        user_features, item_features : Features, optional
+            What is known of users and items, see ``eckart.recommend.featured``; ids without features are as good as
+            any, others than those of `data` are left out.
         callback, checkpoint, resume
             As for `ALS.fit`.
 
@@ -130,7 +142,8 @@ class ImplicitALS:
         Raises
         ------
         ValueError
-            A negative value, no data, a rank larger than the matrix, a checkpoint of another run.
+            A negative value, no data, a rank larger than the matrix, a checkpoint of another run, features of none of
+            the ids, or of images that are not encoded.
         FloatingPointError
             A system that is not positive definite in float32, or an objective that is not finite.
         """
@@ -143,39 +156,76 @@ class ImplicitALS:
         require_not_negative(R)
         by_item = data.by_item()
         method = row_method(self, R, by_item)
-        reg_users, reg_items = self._row_reg(R), self._row_reg(by_item)
-
+        reg_users, reg_items = self._row_reg(R, R.shape[1]), self._row_reg(by_item, R.shape[0])
+        user_side = feature_side(user_features, data.users, reg_users, self.feature_reg, threads)
+        item_side = feature_side(item_features, data.items, reg_items, self.feature_reg, threads)
         weight = self.unobserved_weight
 
         def solved(
-            matrix: csr_array, Y: np.ndarray, X: np.ndarray, reg: np.ndarray
-        ) -> tuple[np.ndarray, np.ndarray, float]:
-            # X anew, given Y; both come back in Y's eigenbasis.
+            matrix: csr_array, Y: np.ndarray, X: np.ndarray, reg: np.ndarray, side: Side | None, M: np.ndarray | None
+        ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray, np.ndarray | None]:
+            # X anew, given Y, and M, X's map; all come back in Y's eigenbasis Q.
             Q = eigenbasis(Y, threads)
+            points = None
+            if side is not None and M is not None:
+                M = improved_map(side, X, M) @ Q
+                points = side.X @ M
             Y = kernels.rotate(Y, Q, threads)
             start = None if method == EXACT else kernels.rotate(X, Q, threads)
-            X, objective = half_sweep(matrix, Y, self.alpha, spectrum(Y, weight), reg, threads, method, start)
-            return X, Y, objective
+            X, objective = half_sweep(matrix, Y, self.alpha, spectrum(Y, weight), reg, threads, method, start, points)
+            return X, Y, objective, Q, M
 
         def step(state: State) -> tuple[State, Record]:
-            H, W, _ = solved(by_item, state["W"], state["H"], reg_items)
-            W, H, objective = solved(R, H, W, reg_users)
-            penalty = reg_items @ np.sum(H.astype(np.float64) ** 2, axis=1)
-            return {"W": W, "H": H}, {"objective": float(objective + penalty)}
+            maps = {name: state.get(name) for name in ("user_map", "item_map")}
+            H, W, _, Q, maps["item_map"] = solved(
+                by_item, state["W"], state["H"], reg_items, item_side, maps["item_map"]
+            )
+            if maps["user_map"] is not None:
+                maps["user_map"] = maps["user_map"] @ Q
+            W, H, objective, Q, maps["user_map"] = solved(R, H, W, reg_users, user_side, maps["user_map"])
+            if user_side is not None and maps["user_map"] is not None:
+                objective += map_penalty(user_side, maps["user_map"])
+            residual = H.astype(np.float64)
+            if item_side is not None and maps["item_map"] is not None:
+                maps["item_map"] = maps["item_map"] @ Q
+                residual -= item_side.X @ maps["item_map"]
+                objective += map_penalty(item_side, maps["item_map"])
+            objective += float(reg_items @ np.sum(residual**2, axis=1))
+            new = {name: M for name, M in maps.items() if M is not None}
+            return {"W": W, "H": H, **new}, {"objective": objective}
 
-        validate = None if validation is None else ndcg_on(validation, data, lambda s: self._model(s, data, []))
+        def made(state: State, history: list[Record]) -> Recommender:
+            return self._model(state, data, history, user_side, item_side)
+
+        validate = None if validation is None else ndcg_on(validation, data, lambda s: made(s, []))
         start = {
             "W": initial_factors(R, by_item, self.rank, self.seed),
             "H": np.zeros((R.shape[1], self.rank), np.float32),
         }
+        for name, side in (("user_map", user_side), ("item_map", item_side)):
+            if side is not None:
+                start[name] = np.zeros((side.features.width, self.rank), np.float32)
         state, history = run_epochs(
-            self, data, validation, start, step, validate, callback=callback, checkpoint=checkpoint, resume=resume
+            self,
+            data,
+            validation,
+            start,
+            step,
+            validate,
+            features=[side.X for side in (user_side, item_side) if side is not None],
+            callback=callback,
+            checkpoint=checkpoint,
+            resume=resume,
         )
-        model = self._model(state, data, history)
+        if item_side is not None:  # of the last items: what new ones are made of
+            state["item_map"] = improved_map(item_side, state["H"], state["item_map"])
+        model = made(state, history)
         # Users are solved exactly at the end, whatever the epochs did: a row is then its history folded in.
-        return model if data is everything and method == EXACT else model.with_all(everything)
+        return model if data is everything and method == EXACT else model.with_all(everything, user_features)
 
-    def _model(self, state: State, data: Interactions, history: list[Record]) -> Recommender:
+    def _model(
+        self, state: State, data: Interactions, history: list[Record], user_side: Side | None, item_side: Side | None
+    ) -> Recommender:
         n, m = data.matrix.shape
         return Recommender(
             solver=self,
@@ -192,31 +242,47 @@ class ImplicitALS:
             ),
             seen=data.matrix,
             history=history,
+            user_encoder=None if user_side is None else linear_encoder(user_side, state["user_map"], with_bias=False),
+            item_encoder=None if item_side is None else linear_encoder(item_side, state["item_map"], with_bias=False),
+            user_points=None if user_side is None else points_of(user_side, state["user_map"], self.rank),
         )
 
-    def solve_users(self, matrix: csr_array, items: ItemSide) -> tuple[np.ndarray, np.ndarray]:
-        """Factors (n, k) of users with the entries in `matrix` (n, m), and their biases, all 0."""
+    def solve_users(
+        self, matrix: csr_array, items: ItemSide, points: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Factors (n, k) of users with the entries in `matrix` (n, m), and their biases, all 0.
+
+        `points` (n, k + 1): what an encoder says of them.
+        """
         require_not_negative(matrix)
-        threads = resolve_threads(self.threads)
-        W, _ = half_sweep(matrix, items.H, self.alpha, items.extra["spectrum"], self._row_reg(matrix), threads)
+        reg, threads = self._row_reg(matrix, items.trained), resolve_threads(self.threads)
+        to = None if points is None else np.ascontiguousarray(points[:, :-1])
+        W, _ = half_sweep(matrix, items.H, self.alpha, items.extra["spectrum"], reg, threads, prior=to)
         return W, np.zeros(len(W), np.float32)
 
     def contributions(
-        self, columns: np.ndarray, values: np.ndarray, target: int, items: ItemSide
+        self,
+        columns: np.ndarray,
+        values: np.ndarray,
+        target: int,
+        items: ItemSide,
+        point: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
         """Split the score of item `target` for a user with these entries.
 
-        The user's row is A^-1 sum_t w_t h_t with A = a0 H'H + sum_t w_t h_t h_t' + l_u I, so the score is
-        sum_t w_t (h_target' A^-1 h_t): one share per entry, and a baseline of 0 (Hu et al. 2008, section 5).
+        The user's row is A^-1 (l_u p_u + sum_t w_t h_t) with A = a0 H'H + sum_t w_t h_t h_t' + l_u I, so the score is
+        l_u p_u' A^-1 h_target, what the features say, and sum_t w_t (h_target' A^-1 h_t): one share per entry (Hu et
+        al. 2008, section 5). Without features the baseline is 0.
         """
-        H = items.H.astype(np.float64)
-        Y, w = H[columns], self.alpha * values.astype(np.float64)
-        reg = self.reg * (len(columns) + self.unobserved_weight * len(H)) ** self.exponent
-        A = self.unobserved_weight * (H.T @ H) + (Y.T * w) @ Y + reg * np.eye(H.shape[1])
-        return 0.0, w * (Y @ np.linalg.solve(A, H[target]))
+        Y, w = items.H[columns].astype(np.float64), self.alpha * values.astype(np.float64)
+        reg = self.reg * (len(columns) + self.unobserved_weight * items.trained) ** self.exponent
+        A = np.diag(items.extra["spectrum"].astype(np.float64) + reg) + (Y.T * w) @ Y
+        direction = np.linalg.solve(A, items.H[target].astype(np.float64))
+        baseline = 0.0 if point is None else reg * float(point[:-1].astype(np.float64) @ direction)
+        return baseline, w * (Y @ direction)
 
-    def _row_reg(self, matrix: csr_array) -> np.ndarray:
-        frequency = np.diff(matrix.indptr) + self.unobserved_weight * matrix.shape[1]
+    def _row_reg(self, matrix: csr_array, cells: int) -> np.ndarray:
+        frequency = np.diff(matrix.indptr) + self.unobserved_weight * cells
         with np.errstate(over="ignore"):  # an infinite penalty is reported with the row that fails
             return (self.reg * frequency**self.exponent).astype(np.float32)
 
@@ -230,6 +296,7 @@ def half_sweep(
     threads: int,
     method: RowMethod = EXACT,
     start: np.ndarray | None = None,
+    prior: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Solve every row of `matrix` (n, m) for its factors, the columns' Y (m, k) being given in their eigenbasis.
 
@@ -247,6 +314,9 @@ def half_sweep(
         How rows are solved.
     start : ndarray of shape (n, k), float32, optional
         Where the iterative methods start; 0 when not given.
+    prior : ndarray of shape (n, k), float32, optional
+        The point q that each row's penalty draws it to; 0 when not given. All cells still draw it to 0:
+        l |x - q|^2 + x'Sx  is  (x - p)'(S + l)(x - p) + q'(l S / (S + l)) q  with  p = l / (S + l) q.
 
     Returns
     -------
@@ -259,6 +329,11 @@ def half_sweep(
     FloatingPointError
         A system that is not positive definite in float32.
     """
+    constant = 0.0
+    if prior is not None:
+        share = reg[:, None] / (reg[:, None] + spectrum)
+        constant = float(np.sum(share * spectrum * prior.astype(np.float64) ** 2))
+        prior = np.ascontiguousarray(share * prior, dtype=np.float32)
     X, objective, failed = kernels.implicit_rows(
         *kernel_arrays(matrix),
         Y,
@@ -269,9 +344,10 @@ def half_sweep(
         method=method.name,
         steps=method.steps,
         start=None if method == EXACT else start,
+        prior=prior,
     )
     require_solved(failed, reg)
-    return X, float(objective.sum())
+    return X, float(objective.sum()) + constant
 
 
 def require_not_negative(matrix: csr_array) -> None:

@@ -9,8 +9,7 @@ a user with few ratings is where others with such a history are, not at 0, and s
 on both sides, with the implicit part as the prior mean instead of beside the factors, as side information is in
 Macau (Simm et al. 2017). A new user's point needs only its history and B.
 
-B is a ridge regression of all w_u on all f_u. A few steps of conjugate gradients from the last epoch's B are taken, in
-each column on its own; every step lowers the objective, and the epochs bring it to its minimum.
+B is a ridge regression of all w_u on all f_u (ridge.py): a few steps from the last epoch's B are taken.
 
 Symbols: B (m x k), D (n x k). See docs/notation.md.
 """
@@ -19,6 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_array
+
+from eckart.recommend.ridge import improved_ridge
 
 __all__ = ["implied_points", "link_matrix", "regressed"]
 
@@ -69,25 +70,5 @@ def regressed(
         B'f_u of each row.
     """
     F = link_matrix(matrix)
-    Ft, weight = csr_array(F.T.tocsr()), row_reg[:, None]
-    # Jacobi: the diagonal of F' diag(l) F + implicit_reg I is far from even, popular columns have most of it.
-    diagonal = (Ft.power(2) @ row_reg + implicit_reg)[:, None].astype(np.float32)
-    residual = Ft @ (weight * (W - F @ B)) - np.float32(implicit_reg) * B
-    B, direction, rho = B.copy(), np.zeros_like(B), np.ones(B.shape[1], np.float32)
-    for step in range(_STEPS):
-        z = residual / diagonal
-        rho, last = _dots(residual, z), rho
-        direction = z if step == 0 else z + _ratio(rho, last) * direction
-        image = Ft @ (weight * (F @ direction)) + np.float32(implicit_reg) * direction
-        length = _ratio(rho, _dots(direction, image))
-        B += length * direction
-        residual -= length * image
+    B = improved_ridge(F, csr_array(F.T.tocsr()), W, B, row_reg, implicit_reg, _STEPS)
     return B, F @ B
-
-
-def _dots(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->j", X, Y, dtype=np.float64).astype(np.float32)
-
-
-def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)

@@ -2,14 +2,17 @@
 
 Who gets what, by what the model knows of a user:
 
-====  =====================================================  =========================================
-hot   was in the training data                               the trained row
-warm  was not, but has a history (`fold_in`, ``history=``)   the row solved from it in closed form
-cold  nothing is known                                       the same list for everyone: mean + item bias where
+=======  ==================================================  =========================================
+hot      was in the training data                            the trained row
+warm     was not, but has a history (`fold_in`,              the row solved from it in closed form
+         ``history=``)
+cold     has no history, but features (``features=``)        the row that the encoder gives
+unknown  nothing is known                                    the same list for everyone: mean + item bias where
                                                              ratings are predicted, else an item's popularity
-====  =====================================================  =========================================
+=======  ==================================================  =========================================
 
-Every recommendation says which of the three it is.
+Every recommendation says which of the four the user is, and whether the item is hot or cold: trained, or added by its
+features alone (`add_items`).
 """
 
 from __future__ import annotations
@@ -26,10 +29,13 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import entries
 from eckart.core.kernels import kernels, resolve_threads
+from eckart.data.features import Features
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
+from eckart.recommend.added import one_person, points_of_users, with_items, with_users
 from eckart.recommend.catalogue import Catalogue, entries_of, no_entries, row_list
 from eckart.recommend.drift import Drift, Steps, check_bins, drift_at, fit_drift, fit_steps, steps_at
+from eckart.recommend.encoder import Encoder
 from eckart.recommend.explain import Explanation, explanation_of
 from eckart.recommend.ids import at_least_one, id_column, known_rows, newcomer, several
 from eckart.recommend.solver import ItemSide, Solver, popularity_of
@@ -67,6 +73,10 @@ class Recommender:
         Whether the users were folded in, not trained.
     drift : Drift, optional
         What is added to the biases at a time, see `with_drift`.
+    user_encoder, item_encoder : Encoder, optional
+        From features to factors, where the model was fitted with features.
+    user_points : ndarray of shape (n, k + 1), float32, optional
+        What the encoder says of each user, with a `user_encoder`.
     """
 
     solver: Solver
@@ -79,6 +89,9 @@ class Recommender:
     history: list[dict[str, Any]]
     warm: bool = False
     drift: Drift | None = None
+    user_encoder: Encoder | None = None
+    item_encoder: Encoder | None = None
+    user_points: np.ndarray | None = None
 
     @property
     def H(self) -> np.ndarray:
@@ -255,14 +268,14 @@ class Recommender:
         kept = min(k, max(len(self.items) if allowed is None else len(allowed), 1))
         items = np.full((len(rows), k), -1, dtype=np.int32)
         scores = np.full((len(rows), k), -np.inf, dtype=np.float32)
-        cold = self._is_cold(rows)
-        if cold.any():
-            best = self._cold_order if allowed is None else allowed[_descending(self._cold_scores[allowed])]
+        unknown = self._is_unknown(rows)
+        if unknown.any():
+            best = self._order_for_all if allowed is None else allowed[_descending(self._scores_for_all[allowed])]
             best = best[: kept + (0 if banned is None else len(banned))]
             best = (best if banned is None else best[~np.isin(best, banned)])[:kept]
-            items[cold, : len(best)] = best
-            scores[cold, : len(best)] = self._cold_scores[best]
-        known = rows[~cold]
+            items[unknown, : len(best)] = best
+            scores[unknown, : len(best)] = self._scores_for_all[best]
+        known = rows[~unknown]
         if len(known):
             seen = entries_of(self.seen, known) if exclude_seen else no_entries(len(known))
             threads = resolve_threads(self.solver.threads)
@@ -270,12 +283,15 @@ class Recommender:
             score += (self.user_bias[known] + np.float32(self.item_side.mean))[:, None]
             if self.drift is not None:
                 score += steps_at(self.drift.users, known, None)[:, None]
-            items[~cold, :kept], scores[~cold, :kept] = best, score
+            items[~unknown, :kept], scores[~unknown, :kept] = best, score
         return items, scores
 
     def statuses(self, rows: np.ndarray) -> np.ndarray:
-        """Say what each user row (-1: unknown) is served as: "hot", "warm" or "cold", (q,) str."""
-        return np.where(self._is_cold(rows), "cold", "warm" if self.warm else "hot")
+        """Say what each user row (-1: unknown) is served as: "hot", "warm", "cold" or "unknown", (q,) str."""
+        rows = np.asarray(rows, dtype=np.int64)
+        without = "unknown" if self.user_points is None else "cold"
+        status = np.where(self._without_history(rows), without, "warm" if self.warm else "hot")
+        return np.where(rows < 0, "unknown", status)
 
     def recommend(
         self,
@@ -283,6 +299,7 @@ class Recommender:
         k: int = 10,
         *,
         history: Mapping[Any, float] | Iterable[Any] | None = None,
+        features: Features | Mapping[str, Any] | None = None,
         exclude_seen: bool = True,
         items: Any = None,
         exclude: Any = None,
@@ -292,12 +309,14 @@ class Recommender:
         Parameters
         ----------
         users : id or sequence of ids, optional
-            None, without a `history`: every user of the model. An id that the model does not know is served as
-            cold.
+            None, without `history` and `features`: every user of the model. An id that the model does not know is
+            served as unknown.
         k : int >= 1
             Fewer rows come where fewer items are left.
         history : mapping of item id to rating, or iterable of item ids, optional
             Ratings of one new person, folded in by closed form. A solver of ratings needs the mapping.
+        features : Features, or mapping of column to value, optional
+            What is known of people nobody has seen, or of one of them; of the one new person, beside a `history`.
         exclude_seen : bool
             Leave out the items in the user's history.
         items : id or sequence of ids, optional
@@ -308,13 +327,15 @@ class Recommender:
         Returns
         -------
         pyarrow.Table
-            Columns user (null for a `history`), item, score (float32), rank (int32, from 1) and status ("hot",
-            "warm" or "cold"), in the order of `users`, the best item first. Exports ``__arrow_c_stream__``.
+            Columns user (null for someone without an id), item, score (float32), rank (int32, from 1), status ("hot",
+            "warm", "cold" or "unknown") and item_status ("hot" or "cold"), in the order of `users`, the best item
+            first. Exports ``__arrow_c_stream__``.
 
         Raises
         ------
         ValueError
-            An item of the history or of `items` is unknown, both `users` and `history` given, k < 1.
+            An item of the history or of `items` is unknown, `users` given beside `history` or `features`, features
+            that the model was not fitted to, k < 1.
 
         Examples
         --------
@@ -322,7 +343,7 @@ class Recommender:
         >>> data = ek.synthetic(users=50, items=40, entries=600, seed=0)
         >>> model = ek.ALS(rank=4, epochs=3).fit(data)
         >>> model.recommend([7], k=3).column_names
-        ['user', 'item', 'score', 'rank', 'status']
+        ['user', 'item', 'score', 'rank', 'status', 'item_status']
         >>> model.recommend(history={3: 5.0}, k=2)["status"].to_pylist()
         ['warm', 'warm']
         >>> sorted(model.recommend([7], items=[3, 4, 5], exclude_seen=False)["item"].to_pylist())
@@ -337,13 +358,20 @@ class Recommender:
             best, score = model.top_k(
                 rows, min(at_least_one(k), max(len(model.items), 1)), exclude_seen, allow=allow, exclude=left_out
             )
-            return recommendation_table(best, score, model.statuses(rows), model.users, model.items, asked)
+            status = model.statuses(rows), model.item_side.cold
+            return recommendation_table(best, score, status, model.users, model.items, asked)
 
+        if users is not None and (history is not None or features is not None):
+            raise ValueError(f"got users and {'a history' if history is not None else 'features'}: give one of them")
         if history is not None:
-            if users is not None:
-                raise ValueError("got users and a history: give one of them")
-            folded = self.fold_in(newcomer(history, self.items, self.predicts_ratings))
+            person = None if features is None else one_person(self.user_encoder, features)
+            folded = self.fold_in(newcomer(history, self.items, self.predicts_ratings), person)
             return table(folded, np.zeros(1, np.int64), None)
+        if features is not None:
+            if not isinstance(features, Features):
+                return table(self.encode_users(one_person(self.user_encoder, features)), np.zeros(1, np.int64), None)
+            people = self.encode_users(features)
+            return table(people, np.arange(len(features)), people.users.ids.tolist())
         if users is None:
             ids = self.users.ids
             return table(self, np.arange(len(self.users)), ids.tolist() if self.users.is_text else ids)
@@ -388,7 +416,7 @@ class Recommender:
 
     # -- people the model was not trained on ---------------------------------------------------------------------
 
-    def fold_in(self, interactions: Interactions) -> Recommender:
+    def fold_in(self, interactions: Interactions, features: Features | None = None) -> Recommender:
         """Make the same model for other users: their rows solved in closed form from their interactions.
 
         Parameters
@@ -396,11 +424,19 @@ class Recommender:
         interactions : Interactions
             Histories of any users, also of trained ones whose history has grown. Items that the model does not
             know are left out.
+        features : Features, optional
+            What is known of them, of a model that was fitted with features of users.
 
         Returns
         -------
         Recommender
             Its users are those of `interactions`; ``recommend`` and ``evaluate`` serve them as warm.
+
+        Raises
+        ------
+        ValueError
+            Pairs without ratings and a model of ratings; ids of another type; features that the model was not fitted
+            to, or of none of the users.
         """
         if self.predicts_ratings and not interactions.rated:
             raise ValueError("the histories have no ratings, and this model predicts ratings: give item and rating")
@@ -408,18 +444,83 @@ class Recommender:
             here, there = ("text", "integers") if self.items.is_text else ("integers", "text")
             raise ValueError(f"item ids are {here} in the model and {there} in the histories: give both as the same")
         seen, known = interactions.aligned(interactions.users, self.items)
-        W, bias = self.solver.solve_users(seen, self.item_side)
-        folded = dataclasses.replace(self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True)
+        points = None
+        if features is not None or self.user_encoder is not None:
+            points = points_of_users(self.user_encoder, features, interactions.users)
+        solve: Any = self.solver.solve_users
+        W, bias = solve(seen, self.item_side) if points is None else solve(seen, self.item_side, points)
+        folded = dataclasses.replace(
+            self, users=interactions.users, W=W, user_bias=bias, seen=seen, warm=True, user_points=points
+        )
         if self.drift is not None:
             times = None if interactions.times is None else interactions.times[known]
             folded = dataclasses.replace(folded, drift=self.drift._replace(users=folded._user_steps(times)))
-        folded.__dict__["_catalogue"] = self._catalogue  # of the items alone: built once, used by both
-        return folded
+        return folded.with_catalogue_of(self)
 
-    def with_all(self, data: Interactions) -> Recommender:
+    def with_all(self, data: Interactions, features: Features | None = None) -> Recommender:
         """Make the same model after training on a part of `data`: every user's row solved from all of it."""
         side = self.item_side._replace(popularity=popularity_of(data.matrix))
-        return dataclasses.replace(self.fold_in(data), item_side=side, warm=False)
+        return dataclasses.replace(self.fold_in(data, features), item_side=side, warm=False)
+
+    # -- people and items of which only features are known -------------------------------------------------------------
+
+    def encode_users(self, features: Features) -> Recommender:
+        """Make the same model for people nobody has seen, by their features.
+
+        Parameters
+        ----------
+        features : Features
+            With the columns of the training.
+
+        Returns
+        -------
+        Recommender
+            Its users are the rows of `features`, and cold.
+
+        Raises
+        ------
+        ValueError
+            The model was fitted without features of users, or to others.
+
+        Examples
+        --------
+        >>> import eckart as ek
+        >>> data = ek.synthetic(users=50, items=40, entries=600, seed=0)
+        >>> people = ek.read_features({"user": list(range(60)), "town": ["Rom", "Oslo", "Riga"] * 20})
+        >>> model = ek.ALS(rank=4, epochs=3).fit(data, user_features=people)
+        >>> model.recommend(features={"town": "Oslo"}, k=1)["status"].to_pylist()
+        ['cold']
+        """
+        return with_users(self, features)
+
+    def add_items(self, features: Features) -> Recommender:
+        """Make the same model with more items, known by their features alone; nothing is trained again.
+
+        Parameters
+        ----------
+        features : Features
+            With the columns of the training. Items that the model knows stay as they are.
+
+        Returns
+        -------
+        Recommender
+            The new items are cold; nobody's factors, and no known item's, have changed.
+
+        Raises
+        ------
+        ValueError
+            The model was fitted without features of items, or to others; ids of another type.
+
+        Examples
+        --------
+        >>> import eckart as ek
+        >>> data = ek.synthetic(users=50, items=40, entries=600, seed=0)
+        >>> films = ek.read_features({"item": list(range(60)), "genre": ["crime", "drama", "war"] * 20})
+        >>> model = ek.ALS(rank=4, epochs=3).fit(data, item_features=films).add_items(films)
+        >>> len(model.items), int(model.item_side.cold.sum())
+        (60, 20)
+        """
+        return with_items(self, features)
 
     def with_drift(self, data: Interactions, user_bins: int = 10, item_bins: int = 0, reg: float = 10.0) -> Recommender:
         """Make the same model with biases that drift in time, fitted to its errors on `data`.
@@ -493,7 +594,11 @@ class Recommender:
         target = int(known_rows(self.items, [item])[0])
         begin, end = self.seen.indptr[row], self.seen.indptr[row + 1]
         columns, values = self.seen.indices[begin:end], self.seen.data[begin:end]
-        baseline, shares = self.solver.contributions(columns, values, target, self.item_side)
+        split: Any = self.solver.contributions
+        if self.user_points is None:
+            baseline, shares = split(columns, values, target, self.item_side)
+        else:
+            baseline, shares = split(columns, values, target, self.item_side, self.user_points[row])
         if self.drift is not None:
             baseline += float(drift_at(self.drift, np.array([row]), np.array([target]), None)[0])
         return explanation_of(columns, values, baseline, shares, self.items)
@@ -540,6 +645,11 @@ class Recommender:
     def _catalogue(self) -> Catalogue:
         return Catalogue(self.H, self._item_bias_now, resolve_threads(self.solver.threads))
 
+    def with_catalogue_of(self, other: Recommender) -> Recommender:
+        """Share what another model has built of the same items."""
+        self.__dict__["_catalogue"] = other._catalogue
+        return self
+
     @cached_property
     def _unit_items(self) -> Catalogue:
         norms = np.linalg.norm(self.H, axis=1, keepdims=True)
@@ -547,20 +657,23 @@ class Recommender:
         return Catalogue(unit, none, resolve_threads(self.solver.threads))
 
     @cached_property
-    def _cold_scores(self) -> np.ndarray:
+    def _scores_for_all(self) -> np.ndarray:
         if self.predicts_ratings:
             return self._item_bias_now + np.float32(self.item_side.mean)
         return self.item_side.popularity
 
     @cached_property
-    def _cold_order(self) -> np.ndarray:
-        return _descending(self._cold_scores)
+    def _order_for_all(self) -> np.ndarray:
+        return _descending(self._scores_for_all)
 
-    def _is_cold(self, rows: np.ndarray) -> np.ndarray:
-        cold = rows < 0
-        known = rows[~cold]
-        cold[~cold] = self.seen.indptr[known] == self.seen.indptr[known + 1]
-        return cold
+    def _without_history(self, rows: np.ndarray) -> np.ndarray:
+        without = rows < 0
+        known = rows[~without]
+        without[~without] = self.seen.indptr[known] == self.seen.indptr[known + 1]
+        return without
+
+    def _is_unknown(self, rows: np.ndarray) -> np.ndarray:
+        return rows < 0 if self.user_points is not None else self._without_history(rows)
 
 
 def _descending(scores: np.ndarray) -> np.ndarray:

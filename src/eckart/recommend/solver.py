@@ -52,6 +52,12 @@ class ItemSide(NamedTuple):
     mean: float  # of all ratings
     popularity: np.ndarray  # (m,) float32, share of the training users who have the item
     extra: Mapping[str, np.ndarray] = {}  # float32, what else the solver's equations need of them
+    cold: np.ndarray | None = None  # (m,) bool, which were added after training, by their features; None: none
+
+    @property
+    def trained(self) -> int:
+        """Number of items that were there in training."""
+        return len(self.H) if self.cold is None else int(np.count_nonzero(~self.cold))
 
 
 def popularity_of(matrix: csr_array) -> np.ndarray:
@@ -157,10 +163,9 @@ def check_hyperparameters(solver: Any) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise TypeError(f"{field.name} is {value!r}, expected a number")
-        if not (math.isfinite(value) and value >= 0) or (field.name == "reg" and value == 0):
-            raise ValueError(
-                f"{field.name} is {value}, expected a number {'above' if field.name == 'reg' else 'of at least'} 0"
-            )
+        above = field.name in ("reg", "feature_reg")
+        if not (math.isfinite(value) and value >= 0) or (above and value == 0):
+            raise ValueError(f"{field.name} is {value}, expected a number {'above' if above else 'of at least'} 0")
         object.__setattr__(solver, field.name, float(value))
     method = getattr(solver, "solver", "auto")
     if method not in ("auto", "exact", "cg", "block"):

@@ -19,18 +19,19 @@ __all__ = ["recommendation_table"]
 def recommendation_table(
     best: np.ndarray,
     scores: np.ndarray,
-    status: np.ndarray,
+    status: tuple[np.ndarray, np.ndarray | None],
     users: Vocabulary,
     items: Vocabulary,
     asked: Sequence[Any] | np.ndarray | None,
 ) -> pa.Table:
-    """Columns user, item, score, rank, status; one row for each item of each list.
+    """Columns user, item, score, rank, status, item_status; one row for each item of each list.
 
     Parameters
     ----------
     best, scores : ndarray of shape (q, k)
         Item rows, -1 where a list is shorter, and their scores.
-    status : ndarray of shape (q,), str
+    status : (ndarray of shape (q,), str; ndarray of shape (m,), bool, or None)
+        What each user is served as, and which items are cold; None: none.
     users, items : Vocabulary
     asked : sequence of q ids, or None
         The users as they were asked for; None for someone without an id.
@@ -38,6 +39,8 @@ def recommendation_table(
     import pyarrow as pa
 
     query, place = np.nonzero(best >= 0)
+    of_users, cold = status
+    is_cold = np.zeros(len(query), np.int8) if cold is None else cold[best[query, place]].astype(np.int8)
     if isinstance(asked, np.ndarray) and asked.dtype == np.int64 and not users.is_text:
         user = pa.array(asked[query])
     else:
@@ -56,6 +59,7 @@ def recommendation_table(
             "item": id_column(items, best[query, place]),
             "score": scores[query, place],
             "rank": (place + 1).astype(np.int32),
-            "status": pa.array(status[query].tolist(), pa.string()),
+            "status": pa.array(of_users[query].tolist(), pa.string()),
+            "item_status": pa.array(["hot", "cold"]).take(pa.array(is_cold)),
         }
     )

@@ -11,12 +11,13 @@ import hashlib
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from eckart.core import store
 from eckart.core.csr import kernel_arrays
@@ -40,6 +41,7 @@ def run_epochs(
     step: Callable[[State], tuple[State, Record]],
     validate: Validate | None,
     *,
+    features: Sequence[csr_array] = (),
     callback: Callback | None,
     checkpoint: str | Path | None,
     resume: bool,
@@ -59,6 +61,8 @@ def run_epochs(
         ``step(state) -> (state, record)``; the record has at least ``"objective"``.
     validate : callable, optional
         ``validate(state) -> (name, value)`` after each epoch; less is better unless the name says ndcg.
+    features : sequence of csr_array
+        What else the steps depend on: a checkpoint is theirs, too.
     callback : callable, optional
         Called with each epoch's record, which also goes to the history.
     checkpoint : path, optional
@@ -80,13 +84,13 @@ def run_epochs(
         The checkpoint is of another run, or in use by one, or is there and `resume` is false.
     """
     with alone(checkpoint):
-        return _run(solver, data, validation, state, step, validate, callback, checkpoint, resume)
+        identity = "" if checkpoint is None else fingerprint(solver, data, validation, features)
+        return _run(solver, identity, state, step, validate, callback, checkpoint, resume)
 
 
 def _run(
     solver: IterativeSolver,
-    data: Interactions,
-    validation: Interactions | None,
+    identity: str,
     state: State,
     step: Callable[[State], tuple[State, Record]],
     validate: Validate | None,
@@ -95,7 +99,6 @@ def _run(
     resume: bool,
 ) -> tuple[State, list[Record]]:
     epochs, patience = solver.epochs, getattr(solver, "early_stopping", 0)
-    identity = "" if checkpoint is None else fingerprint(solver, data, validation)
     history: list[Record] = []
     best, best_loss, waited = state, math.inf, 0
     if checkpoint is not None:
@@ -150,7 +153,9 @@ def alone(checkpoint: str | Path | None) -> Iterator[None]:
         yield
 
 
-def fingerprint(solver: Solver, data: Interactions, validation: Interactions | None) -> str:
+def fingerprint(
+    solver: Solver, data: Interactions, validation: Interactions | None, features: Sequence[csr_array] = ()
+) -> str:
     """Digest of the data and of every setting that the factors after an epoch depend on."""
     settings = dataclasses.asdict(solver) | {"solver": solver_name(solver)}  # type: ignore[call-overload]
     del settings["epochs"], settings["threads"]
@@ -163,6 +168,9 @@ def fingerprint(solver: Solver, data: Interactions, validation: Interactions | N
         for vocabulary in (part.users, part.items):
             ids = vocabulary.ids
             digest.update("\0".join(ids.tolist()).encode() if vocabulary.is_text else np.ascontiguousarray(ids).data)
+    for X in features:
+        for array in kernel_arrays(X):
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
