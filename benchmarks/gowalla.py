@@ -41,6 +41,19 @@ TRIED = [
 ]
 
 
+def read_parts(data: Path) -> tuple[ek.Interactions, ek.Interactions]:
+    """Train and test, over the same users and items."""
+    z = np.load(data / "gowalla/lightgcn_split.npz")
+    parts = [
+        csr_array(
+            (np.ones(len(z[f"{p}_items"]), np.float32), z[f"{p}_items"], z[f"{p}_indptr"]), shape=(29_858, 40_981)
+        )
+        for p in ("train", "test")
+    ]
+    users, items = (ek.Vocabulary.of(np.arange(size)) for size in parts[0].shape)
+    return interactions(parts[0], users, items), interactions(parts[1], users, items)
+
+
 def interactions(matrix: csr_array, users: ek.Vocabulary, items: ek.Vocabulary) -> ek.Interactions:
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     return ek.Interactions.of(rows, matrix.indices, np.ones(matrix.nnz, np.float32), users, items, rated=False)
@@ -93,15 +106,8 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="validate every setting that was tried")
     parser.add_argument("--peer", action="store_true", help="time scikit-learn's randomized_svd beside ours")
     args = parser.parse_args()
-    z = np.load(args.data / "gowalla/lightgcn_split.npz")
-    parts = [
-        csr_array(
-            (np.ones(len(z[f"{p}_items"]), np.float32), z[f"{p}_items"], z[f"{p}_indptr"]), shape=(29_858, 40_981)
-        )
-        for p in ("train", "test")
-    ]
-    users, items = (ek.Vocabulary.of(np.arange(size)) for size in parts[0].shape)
-    train, test = (interactions(part, users, items) for part in parts)
+    train, test = read_parts(args.data)
+    users = train.users
 
     tuning = []
     if args.tune:

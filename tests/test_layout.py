@@ -56,6 +56,7 @@ def test_the_check_sees_a_wrong_import(tmp_path):
             "import eckart; eckart.read, eckart.ALS, eckart.evaluate",
             ["torch", "pyarrow.dataset", "matplotlib", "pandas"],
         ),
+        ("import eckart; eckart.TwoTower(item=(eckart.Ids(), eckart.MLP()))", ["torch"]),
         ("import eckart.cli.main", ["numpy", "torch", "pyarrow", "matplotlib", "scipy"]),
     ],
 )

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from eckart.recommend.recommender import Recommender
     from eckart.recommend.sgd import SGD
     from eckart.recommend.svd import SVD
+    from eckart.recommend.towers.parts import MLP, Ids, Module
+    from eckart.recommend.towers.solver import TwoTower
     from eckart.recommend.tune import tune
 
 __version__ = "0.1.0"
@@ -39,10 +41,14 @@ _HOME = {
     "SGD": "recommend.sgd",
     "Features": "data.feature_table",
     "Gibbs": "recommend.gibbs",
+    "Ids": "recommend.towers.parts",
     "ImplicitALS": "recommend.implicit",
     "Interactions": "data.interactions",
+    "MLP": "recommend.towers.parts",
+    "Module": "recommend.towers.parts",
     "Recommender": "recommend.recommender",
     "SVD": "recommend.svd",
+    "TwoTower": "recommend.towers.solver",
     "Vocabulary": "data.vocabulary",
     "build_ann": "recommend.ann",
     "evaluate": "recommend.evaluate",
@@ -61,13 +67,17 @@ _HOME = {
 
 __all__ = [
     "ALS",
+    "MLP",
     "SGD",
     "SVD",
     "Features",
     "Gibbs",
+    "Ids",
     "ImplicitALS",
     "Interactions",
+    "Module",
     "Recommender",
+    "TwoTower",
     "Vocabulary",
     "build_ann",
     "evaluate",

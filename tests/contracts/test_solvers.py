@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 
 import numpy as np
@@ -28,14 +29,22 @@ SOLVERS = [
     ek.SVD(rank=3, center=False),
     ek.SVD(rank=3, normalize=True),
 ]
+# Towers need torch. A row of theirs is what training made of it: not that of its history folded in, nor is its score a
+# sum over the history. Torch's sums may round differently by the number of threads.
+TOWERS = [
+    ek.TwoTower(rank=3, epochs=2, batch=100, draws=8),
+    ek.TwoTower(rank=3, epochs=2, batch=4, draws=8, loss="squared"),
+]
+CLOSED = list(SOLVERS)
+SOLVERS += TOWERS if importlib.util.find_spec("torch") else []
 # A solver of one step has no epochs, and where it is exact, no noise: tests/recommend/test_svd.py has its optimum.
 ITERATIVE = [solver for solver in SOLVERS if hasattr(solver, "epochs")]
-# A sampler minimises nothing: its rows are means of a posterior.
+# A sampler minimises nothing: its rows are means of a posterior. Towers are left where the last step took them.
 # The logistic loss has no closed form: how near its rows come to their minimum is in tests/recommend/test_sgd.py.
 MINIMISERS = [
     solver
     for solver in ITERATIVE
-    if not isinstance(solver, ek.Gibbs) and getattr(solver, "loss", "squared") == "squared"
+    if not isinstance(solver, (ek.Gibbs, ek.TwoTower)) and getattr(solver, "loss", "squared") == "squared"
 ]
 # The truncation is not unique where singular values are equal, as in data this small they may be: the SVD's law of
 # renaming is in tests/recommend/test_svd.py, with a gap after the last one kept.
@@ -50,6 +59,7 @@ def _named(solver):
 
 
 every_solver = pytest.mark.parametrize("solver", SOLVERS, ids=_named)
+every_closed_solver = pytest.mark.parametrize("solver", CLOSED, ids=_named)
 every_iterative_solver = pytest.mark.parametrize("solver", ITERATIVE, ids=_named)
 every_minimiser = pytest.mark.parametrize("solver", MINIMISERS, ids=_named)
 # SGD's objective is summed on the way, each error before its update: it is that of no one state. It has no exponent.
@@ -109,7 +119,7 @@ def test_every_user_row_is_a_minimum_along_random_directions(solver, data, seed)
             assert objective(data, moved) > at_optimum
 
 
-@every_solver
+@every_closed_solver
 @few
 @given(data=ratings())
 def test_folding_in_the_training_users_gives_their_rows_back(solver, data):
@@ -150,7 +160,7 @@ def test_the_order_of_the_entries_changes_no_bit(solver, data, seed):
     assert one.H.tobytes() == other.H.tobytes()
 
 
-@every_solver
+@every_closed_solver
 @few
 @given(data=ratings(), threads=st.integers(2, 4))
 def test_the_bits_do_not_depend_on_the_threads(solver, data, threads):
@@ -202,7 +212,7 @@ def test_recommendations_are_the_best_unseen_scores(solver, data, k):
         np.testing.assert_allclose(np.sort(table["score"].to_numpy())[::-1], best, atol=1e-5)
 
 
-@every_solver
+@every_closed_solver
 @few
 @given(data=ratings())
 def test_an_explanation_adds_up_to_the_prediction(solver, data):
@@ -216,7 +226,7 @@ def test_an_explanation_adds_up_to_the_prediction(solver, data):
     assert set(why.reasons["item"].to_pylist()) == set(data.items.ids[own].tolist())
 
 
-@every_solver
+@every_closed_solver
 @few
 @given(data=ratings())
 def test_a_newcomer_with_a_users_history_is_that_user(solver, data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def save(model: Recommender, path: str | Path) -> None:
     settings = {k: v for k, v in dataclasses.asdict(model.solver).items() if k != "threads"}  # type: ignore[call-overload]
     config = {
         "solver": solver_name(model.solver),
-        "hyperparameters": settings,
+        "hyperparameters": json.loads(json.dumps(settings)),  # tuples are lists there
         "mean": side.mean,
         "history": model.history,
         "warm": model.warm,

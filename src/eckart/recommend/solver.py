@@ -40,6 +40,7 @@ SOLVERS = {  # name -> module, class
     "svd": ("svd", "SVD"),
     "sgd": ("sgd", "SGD"),
     "gibbs": ("gibbs", "Gibbs"),
+    "two-tower": ("towers.solver", "TwoTower"),
 }
 
 
