@@ -71,7 +71,7 @@ def through_json(fitted):
 
 # --- the readable twin ---
 
-TERMS = ("text", "categories")
+OF_TERMS = ("text", "categories")
 
 
 def terms_of(column, row):
@@ -83,7 +83,7 @@ def terms_of(column, row):
 
 def twin_block(train, column):
     """Columns of X for `column`, fitted on `train`, as lists of rows."""
-    if train.kind in TERMS:
+    if train.kind in OF_TERMS:
         seen = [terms_of(train, row) for row in range(train.values.shape[0])]
         counts = Counter(term for row in seen for term in row)
         terms = sorted(t for t in counts if counts[t] >= (2 if train.kind == "text" else 1))
@@ -112,7 +112,7 @@ def test_the_matrix_is_that_of_the_readable_twin(some, data):
     assert X.dtype == np.float32
     assert fault_of(X.indptr, X.indices, X.data, X.shape[1]) is None
     parts = [list(twin_block(train.columns[name], column)) for name, column in some.columns.items()]
-    words = [part for part, column in zip(parts, some.columns.values(), strict=True) if column.kind in TERMS]
+    words = [part for part, column in zip(parts, some.columns.values(), strict=True) if column.kind in OF_TERMS]
     for i in range(len(some)):  # the terms of a row share its unit length
         there = sum(any(part[i]) for part in words)
         for part in words:
@@ -163,7 +163,7 @@ def test_blocks_stand_side_by_side_and_are_fitted_each_alone(some):
         assert begin == end
         end = after
         alone = FeatureMap.fit(some, [name]).matrix(some).toarray()[:, :-1]
-        if some.columns[name].kind not in TERMS:
+        if some.columns[name].kind not in OF_TERMS:
             assert np.array_equal(alone, X[:, begin:after])
         else:  # but for the length that a row's columns of terms share
             assert np.array_equal(alone > 0, X[:, begin:after] > 0)
