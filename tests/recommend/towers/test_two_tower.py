@@ -156,6 +156,14 @@ def test_a_module_of_ones_own_is_trained_as_a_copy_and_kept_as_arrays():
     kept = model.item_side.extra["item.0.weight"]
     assert kept.shape == (4, 2)
     assert not np.allclose(kept, before)
+    with torch.no_grad():  # the arrays are enough to encode with, given the code
+        module.load_state_dict({n: torch.from_numpy(model.item_side.extra[f"item.0.{n}"]) for n in ("weight", "bias")})
+        years = (np.arange(40) - 19.5) / np.std(np.arange(40))
+        x = module(torch.tensor(np.stack([years, np.ones(40)], axis=1), dtype=torch.float32))
+        x = torch.nn.functional.normalize(x) @ torch.from_numpy(model.item_side.extra["rotation"])
+    np.testing.assert_allclose(model.H, x, atol=1e-5)
+    with pytest.raises(ValueError, match="by a torch module, which is code and not kept"):
+        model.add_items(FEATURES)
     with pytest.raises(ValueError, match="holds no code: give the torch module again"):
         model.solver.fit(DATA, item_features=FEATURES)
 
