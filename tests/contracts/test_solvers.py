@@ -29,8 +29,8 @@ SOLVERS = [
     ek.SVD(rank=3, center=False),
     ek.SVD(rank=3, normalize=True),
 ]
-# Towers need torch. A row of theirs is what training made of it: not that of its history folded in, nor is its score a
-# sum over the history. Torch's sums may round differently by the number of threads.
+# Towers need torch. A row of theirs is what training made of it: not that of its history folded in. Torch's sums
+# may round differently by the number of threads.
 TOWERS = [
     ek.TwoTower(rank=3, epochs=2, batch=100, draws=8),
     ek.TwoTower(rank=3, epochs=2, batch=4, draws=8, loss="squared"),
@@ -212,7 +212,7 @@ def test_recommendations_are_the_best_unseen_scores(solver, data, k):
         np.testing.assert_allclose(np.sort(table["score"].to_numpy())[::-1], best, atol=1e-5)
 
 
-@every_closed_solver
+@every_solver
 @few
 @given(data=ratings())
 def test_an_explanation_adds_up_to_the_prediction(solver, data):

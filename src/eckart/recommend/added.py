@@ -115,5 +115,8 @@ def with_items(model: Recommender, features: Features) -> Recommender:
 
 def _required(encoder: Encoder | None, what: str) -> Encoder:
     if encoder is None:
-        raise ValueError(f"the model was fitted without features of {what}: fit it with {what[:-1]}_features=")
+        raise ValueError(
+            f"the model was fitted without features of {what}, or by a torch module, which is code and not kept: fit "
+            f"it with {what[:-1]}_features=, and the module again"
+        )
     return encoder

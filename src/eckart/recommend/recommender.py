@@ -599,6 +599,9 @@ class Recommender:
             baseline, shares = split(columns, values, target, self.item_side)
         else:
             baseline, shares = split(columns, values, target, self.item_side, self.user_points[row])
+        if not self.warm and getattr(self.solver, "rows_are_trained", False):  # beyond what the history says of it
+            score = self.static_scores(np.array([row]), np.array([target]))[0]
+            baseline = float(score) - float(shares.sum())
         if self.drift is not None:
             baseline += float(drift_at(self.drift, np.array([row]), np.array([target]), None)[0])
         return explanation_of(columns, values, baseline, shares, self.items)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -155,6 +156,14 @@ def test_a_module_of_ones_own_is_trained_as_a_copy_and_kept_as_arrays():
     kept = model.item_side.extra["item.0.weight"]
     assert kept.shape == (4, 2)
     assert not np.allclose(kept, before)
+    with torch.no_grad():  # the arrays are enough to encode with, given the code
+        module.load_state_dict({n: torch.from_numpy(model.item_side.extra[f"item.0.{n}"]) for n in ("weight", "bias")})
+        years = (np.arange(40) - 19.5) / np.std(np.arange(40))
+        x = module(torch.tensor(np.stack([years, np.ones(40)], axis=1), dtype=torch.float32))
+        x = torch.nn.functional.normalize(x) @ torch.from_numpy(model.item_side.extra["rotation"])
+    np.testing.assert_allclose(model.H, x, atol=1e-5)
+    with pytest.raises(ValueError, match="by a torch module, which is code and not kept"):
+        model.add_items(FEATURES)
     with pytest.raises(ValueError, match="holds no code: give the torch module again"):
         model.solver.fit(DATA, item_features=FEATURES)
 
@@ -206,6 +215,49 @@ def test_a_newcomer_gets_the_best_row_against_the_trained_items():
     assert why.score == pytest.approx(float(folded.predict([DATA.users.ids[3].item()], [item])[0]), abs=1e-4)
 
 
+def test_a_trained_users_explanation_adds_up_too():
+    model = SMALL.fit(DATA)
+    user, item = DATA.users.ids[3].item(), DATA.items.ids[5].item()
+    why = model.explain(user, item)
+    assert why.score == pytest.approx(float(model.predict([user], [item])[0]), abs=1e-4)
+    shares = model.fold_in(DATA).explain(user, item)
+    assert why.reasons.equals(shares.reasons)
+    assert why.baseline != pytest.approx(shares.baseline, abs=1e-2)
+
+
+ENCODED = [
+    ek.MLP(hidden=()),
+    (ek.MLP(hidden=(6, 5), dropout=0.2), ek.MLP(columns=["year"], hidden=(3,))),
+]
+
+
+@pytest.mark.parametrize("item", ENCODED)
+@pytest.mark.parametrize("loss", ["softmax", "squared"])
+def test_the_encoder_gives_without_torch_what_the_tower_gives(item, loss):
+    model = dataclasses.replace(SMALL, item=item, loss=loss).fit(DATA, item_features=FEATURES)
+    encoded = model.item_encoder.encode(FEATURES.aligned(DATA.items))
+    np.testing.assert_allclose(encoded[:, :-1], model.H, atol=1e-5)
+    assert not encoded[:, -1].any()
+
+
+def test_newcomers_are_served_from_their_features_without_torch(tmp_path, monkeypatch):
+    both = (ek.Ids(dropout=0.5), ek.MLP(hidden=(6,)))
+    dataclasses.replace(SMALL, user=both, item=both).fit(DATA, user_features=PEOPLE, item_features=FEATURES).save(
+        tmp_path / "model"
+    )
+    monkeypatch.setitem(sys.modules, "torch", None)
+    model = ek.load(tmp_path / "model")
+    more = model.add_items(FEATURES)
+    assert more.item_side.cold.sum() == 10
+    np.testing.assert_allclose(np.linalg.norm(more.H, axis=1), 1, atol=1e-5)
+    table = more.recommend(features={"age": 33.0}, k=50)
+    assert set(table["status"].to_pylist()) == {"cold"}
+    assert set(table["item_status"].to_pylist()) == {"hot", "cold"}
+    history = {DATA.items.ids[i].item(): 1.0 for i in (3, 5)}
+    warm = more.recommend(history=history, features={"age": 33.0}, k=3)
+    assert set(warm["status"].to_pylist()) == {"warm"}
+
+
 def test_a_warm_start_begins_where_implicit_als_ends():
     als = ek.ImplicitALS(rank=4, reg=SMALL.reg, epochs=8).fit(DATA)
     warm = dataclasses.replace(SMALL, warm_start=True, loss="squared", step=1e-9, epochs=1).fit(DATA)
@@ -244,10 +296,6 @@ def test_a_device_that_is_not_there_is_one_clear_error():
 
 
 def test_without_torch_one_line_says_so(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(
-        ImportError, match=r"TwoTower needs torch, which is not installed: pip install 'eckart\[torch\]'"
-    ):
+    with pytest.raises(ImportError, match="TwoTower needs torch, which is not installed: pip install"):
         SMALL.fit(DATA)

@@ -26,6 +26,10 @@ __all__ = ["IdTable", "Net", "Tower", "learned", "mlp_layers", "states"]
 class SparseRows(nn.Module):
     """Rows of X by number; no parameters, and nothing in the state."""
 
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor
+
     def __init__(self, X: csr_array) -> None:
         super().__init__()
         self.width = X.shape[1]

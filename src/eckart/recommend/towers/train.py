@@ -145,9 +145,8 @@ class Trainer:
         """Vectors of all users and all items, (n, k) and (m, k) float32."""
         self.load(state)
         self.net.eval()
-        return self._all(self.net.user, len(self.entries.indptr) - 1), self._all(
-            self.net.item, len(self.entries.counts)
-        )
+        counts = len(self.entries.indptr) - 1, len(self.entries.counts)
+        return self._all(self.net.user, counts[0]), self._all(self.net.item, counts[1])
 
     def _all(self, tower: Tower, count: int) -> np.ndarray:
         with torch.no_grad():
