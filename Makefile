@@ -48,8 +48,10 @@ clean:
 	$(BIN)/python -m pip install -q -e '.[demo]'
 	touch $@
 
+# What the tests of towers and encoders need and the others do not, for example WITH='torch transformers pillow'.
+WITH ?=
 .venv/.test: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install -q -e '.[test]'
+	$(BIN)/python -m pip install -q $(WITH) -e '.[test]'
 	touch $@ .venv/.demo
 
 build/sanitize/.done: $(SOURCES) $(wildcard src/eckart/core/*.py)
