@@ -8,7 +8,7 @@ from eckart.data.read import read
 from eckart.data.split import split
 from eckart.data.synthetic import synthetic
 
-WAYS = ("random", "time", "user", "leave_one_out")
+WAYS = ("random", "time", "user", "item", "leave_one_out")
 
 
 @st.composite
@@ -33,6 +33,8 @@ def pairs(data):
 def test_parts_are_disjoint_complete_and_independent_of_the_files_order(table, by, seed, random):
     data = read(table)
     if by in ("user", "leave_one_out") and (len(data.users) < 2 or data.nnz == len(data.users)):
+        return
+    if by == "item" and len(data.items) < 2:
         return
     train, test = split(data, test=0.5, by=by, seed=seed)
     assert not pairs(train) & pairs(test)
@@ -100,3 +102,10 @@ def test_what_cannot_be_split_is_said_in_a_sentence():
             split(data, **bad)
     with pytest.raises(ValueError, match="one entry each"):
         split(read({"user": [1, 2], "item": [1, 1]}), by="leave_one_out")
+
+
+def test_by_item_takes_whole_items():
+    data = read({"user": [1, 2, 1, 2, 3, 3], "item": [5, 5, 6, 7, 7, 8]})
+    train, test = split(data, test=0.5, by="item", seed=3)
+    assert len(test.items) == 2
+    assert not set(train.items.ids.tolist()) & set(test.items.ids.tolist())

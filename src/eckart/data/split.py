@@ -18,7 +18,7 @@ __all__ = ["split"]
 def split(
     data: Interactions,
     test: float = 0.1,
-    by: Literal["random", "time", "user", "leave_one_out"] = "random",
+    by: Literal["random", "time", "user", "item", "leave_one_out"] = "random",
     seed: int = 0,
 ) -> tuple[Interactions, Interactions]:
     """Split into training and test part; either has the ids only that occur in it.
@@ -28,10 +28,11 @@ def split(
     data : Interactions
     test : float, 0 < test < 1
         The fraction that goes to the test part, to the nearest whole number (not used by 'leave_one_out').
-    by : {"random", "time", "user", "leave_one_out"}
+    by : {"random", "time", "user", "item", "leave_one_out"}
         'random': any entries. 'time': the newest entries of all; those as old as the oldest of them that
         are too many are left out at random. 'user': all entries of that fraction of the users, so that the
-        model has to take in people it has never seen (strong generalisation). 'leave_one_out': of each user
+        model has to take in people it has never seen (strong generalisation). 'item': all entries of that fraction
+        of the items, which the model then knows by their features alone. 'leave_one_out': of each user
         with two entries or more the latest, one at random among equally late ones or without times.
     seed : int
 
@@ -51,17 +52,17 @@ def split(
     >>> train.nnz, test.nnz
     (300, 100)
     """
-    if by not in ("random", "time", "user", "leave_one_out"):
-        raise ValueError(f"by={by!r}: expected 'random', 'time', 'user' or 'leave_one_out'.")
+    if by not in ("random", "time", "user", "item", "leave_one_out"):
+        raise ValueError(f"by={by!r}: expected 'random', 'time', 'user', 'item' or 'leave_one_out'.")
     if not 0 < test < 1:
         raise ValueError(f"test={test}: expected a fraction between 0 and 1.")
     if by == "time" and data.times is None:
         raise ValueError("by='time' needs to know when each entry was made, and these have no timestamps.")
     rng = np.random.default_rng(seed)
     if by == "user":
-        chosen = np.zeros(len(data.users), dtype=bool)
-        chosen[rng.choice(len(chosen), round(test * len(chosen)), replace=False)] = True
-        held = np.repeat(chosen, np.diff(data.matrix.indptr))
+        held = np.repeat(_chosen(len(data.users), test, rng), np.diff(data.matrix.indptr))
+    elif by == "item":
+        held = _chosen(len(data.items), test, rng)[data.matrix.indices]
     elif by == "leave_one_out":
         held = _last_of_each(data, rng)
     else:
@@ -76,6 +77,13 @@ def split(
         cure = "the users have one entry each" if by == "leave_one_out" else f"change test={test}"
         raise ValueError(f"by={by!r} leaves the {part} part of these {data.nnz:,} entries empty: {cure}.")
     return data.select(~held), data.select(held)
+
+
+def _chosen(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Mask of a fraction of `count` rows, drawn at random."""
+    chosen = np.zeros(count, dtype=bool)
+    chosen[rng.choice(count, round(share * count), replace=False)] = True
+    return chosen
 
 
 def _last_of_each(data: Interactions, rng: np.random.Generator) -> np.ndarray:

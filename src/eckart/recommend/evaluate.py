@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ from scipy.sparse import csr_array
 
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
-from eckart.recommend.metrics import bootstrap_intervals, coverage, mae, novelty, ranking_metrics, rmse
+from eckart.recommend.ids import several
+from eckart.recommend.metrics import bootstrap_intervals, coverage, mae, novelty, ranking_metrics, rmse, strata_recall
 
 __all__ = ["Model", "Report", "evaluate"]
 
@@ -124,6 +126,8 @@ def evaluate(
     *,
     relevant: float | None = None,
     fold_in: float | None = None,
+    items: Any = None,
+    strata: int | None = None,
     intervals: float | None = 0.95,
     seed: int = 0,
 ) -> Report:
@@ -149,6 +153,12 @@ def evaluate(
         Strong generalisation (Liang et al. 2018): no test user may be known; this share of the entries of
         each, drawn at random and rounded up, becomes the history the model folds in, the rest is the
         test. Each side gets at least one entry; users with fewer than two are left out.
+    items : id or sequence of ids, optional
+        Only these items compete, and only test entries on them count: the cold ones, what is in stock. Needs a model
+        whose ``top_k`` takes ``allow``, as a `Recommender`'s does.
+    strata : int >= 1, optional
+        Also tell the recall apart by the popularity of the targets, in so many groups, see
+        ``eckart.recommend.metrics.strata_recall``.
     intervals : float in (0, 1) or None
         Level of the bootstrap intervals over users; None leaves them out.
     seed : int
@@ -159,7 +169,7 @@ def evaluate(
     Report
         ``rmse``, ``mae``; ``recall@k``, ``recall_capped@k``, ``precision@k``, ``ndcg@k``, ``map@k``,
         ``mrr@k``, ``hit_rate@k`` (k as a number); ``coverage@k``, ``novelty@k`` (absent if no list holds
-        anything); and the counts
+        anything); ``recall@k 1/q`` to ``recall@k q/q`` from the least popular of q `strata`; and the counts
 
         - ``entries``: test entries, after folding in
         - ``users``, ``targets``: users the ranking metrics average over, and their targets
@@ -171,9 +181,9 @@ def evaluate(
     Raises
     ------
     ValueError
-        k below 1; a share or level outside (0, 1); an empty test; `relevant` without ratings or above all of
-        them; with `fold_in`, a test user in training or no user with two entries; a prediction that is
-        not finite.
+        k or `strata` below 1; a share or level outside (0, 1); an empty test; `items` of which the model or the test
+        has none; `relevant` without ratings or above all of them; with `fold_in`, a test user in training or no user
+        with two entries; a prediction that is not finite.
 
     References
     ----------
@@ -189,11 +199,14 @@ def evaluate(
     >>> low < report["rmse"] < high, report["entries"], report["seen_entries"]
     (True, 1200, 0)
     """
-    _check(test, k, relevant, fold_in, intervals)
+    _check(test, k, relevant, fold_in, strata, intervals)
     if model.items.is_text != test.items.is_text:
         here, there = ("text", "integers") if model.items.is_text else ("integers", "text")
         raise ValueError(f"item ids are {here} in the model and {there} in the test: give both as the same")
-    test = test.select(np.ones(test.nnz, dtype=bool))  # drops ids without entries: they are no test users
+    allow, keep = None, np.ones(test.nnz, dtype=bool)
+    if items is not None:
+        allow, keep = _competing(model, test, items)
+    test = test.select(keep)  # drops ids without entries: they are no test users
     served, folded = model, {}
     if fold_in is not None:
         history, test, too_short = _split_histories(model, test, fold_in, seed)
@@ -211,7 +224,7 @@ def evaluate(
     numbers, bounds = {}, {}
     if served.predicts_ratings and test.rated:
         numbers, bounds = _rating_errors(served, test, intervals, seed)
-    ranked, scores = _rankings(served, wanted, k)
+    ranked, scores, targets = _rankings(served, wanted, k, allow)
     numbers |= {f"{name}@{k}": float(x.mean()) for name, x in scores.items()}
     if intervals is not None:
         ends = bootstrap_intervals(np.column_stack(list(scores.values())), np.ones(len(ranked)), intervals, seed=seed)
@@ -219,8 +232,14 @@ def evaluate(
     if np.any(ranked >= 0):
         # Popularity is that of training, also when the served model knows only the folded-in users.
         holders = np.bincount(model.seen.indices, minlength=len(model.items))
-        numbers[f"coverage@{k}"] = coverage(ranked, len(model.items))
+        numbers[f"coverage@{k}"] = coverage(ranked, len(model.items) if allow is None else len(allow))
         numbers[f"novelty@{k}"] = novelty(ranked, holders, len(model.users))
+    if strata is not None:
+        # A target that the model does not know is the least popular there is.
+        holders = np.zeros(targets.shape[1], np.int64)  # type: ignore[reportGeneralTypeIssues]
+        holders[: len(model.items)] = np.bincount(model.seen.indices, minlength=len(model.items))
+        shares = strata_recall(ranked, targets, holders, strata).tolist()
+        numbers |= {f"recall@{k} {g}/{strata}": x for g, x in enumerate(shares, 1) if x == x}
     return Report(
         numbers
         | {
@@ -236,7 +255,28 @@ def evaluate(
     )
 
 
-def _check(test: Interactions, k: int, relevant: float | None, fold_in: float | None, intervals: float | None) -> None:
+def _competing(model: Model, test: Interactions, items: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the items that compete, and which test entries are on them."""
+    ids = Vocabulary.of(several(items))
+    rows = model.items.rows(ids.ids)
+    rows = rows[rows >= 0]
+    keep = (ids.rows(test.items.ids) >= 0)[test.matrix.indices]
+    if not len(rows) or not keep.any():
+        who = "the model" if not len(rows) else "the test"
+        raise ValueError(f"none of the {len(ids):,} items is in {who}: give items that it has, or leave items out")
+    return rows, keep
+
+
+def _check(
+    test: Interactions,
+    k: int,
+    relevant: float | None,
+    fold_in: float | None,
+    strata: int | None,
+    intervals: float | None,
+) -> None:
+    if strata is not None and not 1 <= strata <= 100:
+        raise ValueError(f"strata is {strata}: choose 1 to 100")
     if not 1 <= k <= 10_000:
         raise ValueError(f"k is {k}: choose 1 to 10,000")
     for name, x in (("fold_in", fold_in), ("intervals", intervals)):
@@ -298,8 +338,10 @@ def _rating_errors(
     return numbers, {"rmse": _pair(np.sqrt(squared)), "mae": _pair(absolute)}
 
 
-def _rankings(model: Model, wanted: Interactions, k: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Lists of the users of `wanted`, (users, k) item rows, and every ranking metric of every user."""
+def _rankings(
+    model: Model, wanted: Interactions, k: int, allow: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, np.ndarray], csr_array]:
+    """Lists of the users of `wanted`, (users, k) item rows, every ranking metric of every user, and their targets."""
     # An unknown item gets a column of its own past the catalogue: it is a target, and in no list.
     column = model.items.rows(wanted.items.ids)
     column = np.where(column < 0, len(model.items) + np.arange(len(column)), column)
@@ -309,12 +351,15 @@ def _rankings(model: Model, wanted: Interactions, k: int) -> tuple[np.ndarray, d
     )
     rows = model.users.rows(wanted.users.ids)
     ranked = np.empty((len(rows), k), dtype=np.int32)
+    top_k: Any = model.top_k
+    if allow is not None:
+        top_k = partial(top_k, allow=allow)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(rows), _USERS):
         part = slice(start, start + _USERS)
-        ranked[part] = model.top_k(rows[part], k, exclude_seen=True)[0]
+        ranked[part] = top_k(rows[part], k, exclude_seen=True)[0]
         parts.append(ranking_metrics(ranked[part], targets[part]))
-    return ranked, {name: np.concatenate([scores[name] for scores in parts]) for name in parts[0]}
+    return ranked, {name: np.concatenate([scores[name] for scores in parts]) for name in parts[0]}, targets
 
 
 def _overlap(model: Model, test: Interactions) -> dict[str, int]:
