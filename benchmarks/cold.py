@@ -1,6 +1,6 @@
 """Items nobody has rated, recommended by what is known of them: closed form, tower, and what they have to beat.
 
-    python benchmarks/cold.py DATA citeulike-a|citeulike-t|ml-1m [--tune]
+    python benchmarks/cold.py DATA citeulike-a|citeulike-t|ml-1m [--tower] [--tune | --ablate] [--sentences DIR]
 
 - citeulike-a: articles by their tags and citation links, DropoutNet's cold split: 3,396 articles are in no training
   pair, only they compete, recall@100 is by all of a user's articles among them (Volkovs, Yu, Poutanen 2017).
@@ -13,6 +13,9 @@ as the model has it. Of cold films no popularity is known: `random` is the expec
 regression of the training films' popularity on the same features, the same list for everyone; `oracle` the popularity
 in the test itself, which nobody has.
 
+With --ablate, CHOSEN is validated with some columns only; with --sentences, a directory with a sentence encoder, also
+with abstracts as vectors.
+
 Settings are chosen on a fifth of the training items, held out the same way (seed 1); the test is read once with
 CHOSEN. Prints one JSON object.
 """
@@ -23,6 +26,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +45,34 @@ CHOSEN = {
     "ml-1m": ek.ImplicitALS(rank=64, reg=0.003, unobserved_weight=0.1, epochs=16),
 }
 _CHANGES: list[dict[str, Any]] = [{}, {"reg": 0.03}, {"feature_reg": 3.0}, {"rank": 128}]
+_TOWER = ek.TwoTower(
+    item=ek.MLP(hidden=()), rank=128, epochs=15, temperature=0.25, reg=1.0, draws=2000, batch=512, threads=1
+)
+TOWERS = {"citeulike-a": _TOWER, "citeulike-t": _TOWER, "ml-1m": dataclasses.replace(_TOWER, rank=64)}
+TRIED_TOWERS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.3},
+    {"reg": 3.0},
+    {"item": (ek.Ids(dropout=0.5), ek.MLP(hidden=()))},
+    {"item": ek.MLP(hidden=(256,), dropout=0.5)},
+]
 TRIED: dict[str, list[dict[str, Any]]] = {
     "citeulike-a": _CHANGES,
     "citeulike-t": _CHANGES,
     "ml-1m": [{}, {"feature_reg": 5.0}, {"feature_reg": 0.3}, {"feature_reg": 0.1}, {"reg": 0.001}],
+}
+
+
+ABLATED = {
+    "citeulike-a": [["tags"], ["links"], ["tags", "links"]],
+    "citeulike-t": [["words"]],
+    "ml-1m": [
+        ["genres"],
+        ["genres", "year"],
+        ["abstract"],
+        ["genres", "year", "abstract"],
+        ["genres", "year", "title", "abstract"],
+    ],
 }
 
 
@@ -170,6 +198,17 @@ def popularities(cold: Cold, k: int) -> dict[str, float]:
     return {"random": round(float(np.mean(any_order)), 4), **lists}
 
 
+def ablations(name: str, features: ek.Features, sentences: str | None) -> Iterator[tuple[str, ek.Features]]:
+    """Features with some columns only, and what to call them."""
+    for columns in ABLATED[name]:
+        yield " + ".join(columns), features.select(columns)
+    if sentences is not None and name == "ml-1m":
+        encode = ek.sentence_encoder(sentences)
+        for columns in (["abstract"], list(features.columns)):
+            vectors = features.select(columns).encoded("abstract", encode)
+            yield f"{' + '.join(columns)}, abstracts as vectors", vectors
+
+
 def fitted(solver: Any, cold: Cold) -> tuple[ek.Recommender, float]:
     began = time.perf_counter()
     model = solver.fit(cold.train, item_features=cold.features)
@@ -180,20 +219,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("set", choices=list(CHOSEN))
+    parser.add_argument("--tower", action="store_true", help="a two-tower model instead of the closed form")
     parser.add_argument("--tune", action="store_true", help="validate every setting that was tried, and read no test")
+    parser.add_argument("--ablate", action="store_true", help="validate with fewer columns, and read no test")
+    parser.add_argument("--sentences", help="directory of a sentence encoder, for --ablate of ml-1m")
     args = parser.parse_args()
     cold = {"citeulike-a": citeulike_a, "citeulike-t": citeulike_t, "ml-1m": movielens}[args.set](args.data)
-    chosen, (k, metric) = CHOSEN[args.set], (10, ndcg) if args.set == "ml-1m" else (100, recall)
+    chosen = (TOWERS if args.tower else CHOSEN)[args.set]
+    k, metric = (10, ndcg) if args.set == "ml-1m" else (100, recall)
     name = f"{metric.__name__}@{k}"
     result: dict[str, Any] = {"benchmark": f"cold items of {args.set}, {name}", "validation": []}
     if args.tune:
         part = apart(cold.train, cold.features, seed=1)
-        for change in TRIED[args.set]:
+        for change in TRIED_TOWERS if args.tower else TRIED[args.set]:
             solver = dataclasses.replace(chosen, **change)
             model, seconds = fitted(solver, part)
             found = {"solver": repr(solver), "seconds": seconds, name: of_cold(model, part, k, metric)}
             print(found, flush=True)
             result["validation"].append(found)
+    elif args.ablate:
+        part = apart(cold.train, cold.features, seed=1)
+        for columns, features in ablations(args.set, cold.features, args.sentences):
+            model, seconds = fitted(chosen, part._replace(features=features))
+            found = {"columns": columns, name: of_cold(model, part._replace(features=features), k, metric)}
+            print(found, flush=True)
+            result["validation"].append(found)
+    elif args.tower:
+        model, seconds = fitted(chosen, cold)
+        result["tower"] = {"solver": repr(chosen), "seconds": seconds, name: of_cold(model, cold, k, metric)}
     elif args.set == "ml-1m":
         warm_train, warm_test = ek.split(cold.train, test=0.1, seed=0)
         result["baselines"] = popularities(cold, k)
