@@ -41,18 +41,20 @@ from eckart.recommend.metrics import find_hits, ndcg, recall
 _ARTICLES = ek.ImplicitALS(rank=256, reg=0.1, unobserved_weight=0.03, exponent=0.5, epochs=16)
 CHOSEN = {
     "citeulike-a": _ARTICLES,
-    "citeulike-t": _ARTICLES,
+    "citeulike-t": dataclasses.replace(_ARTICLES, feature_reg=3.0),
     "ml-1m": ek.ImplicitALS(rank=64, reg=0.003, unobserved_weight=0.1, epochs=16),
 }
-_CHANGES: list[dict[str, Any]] = [{}, {"reg": 0.03}, {"feature_reg": 3.0}, {"rank": 128}]
+_CHANGES: list[dict[str, Any]] = [{"feature_reg": 1.0}, {"reg": 0.03}, {"feature_reg": 3.0}, {"rank": 128}]
 _TOWER = ek.TwoTower(
-    item=ek.MLP(hidden=()), rank=128, epochs=15, temperature=0.25, reg=1.0, draws=2000, batch=512, threads=1
+    item=ek.MLP(hidden=()), rank=128, epochs=15, temperature=0.25, reg=3.0, draws=2000, batch=512, threads=1
 )
 TOWERS = {"citeulike-a": _TOWER, "citeulike-t": _TOWER, "ml-1m": dataclasses.replace(_TOWER, rank=64)}
 TRIED_TOWERS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.3},
-    {"reg": 3.0},
+    {"reg": 1.0},
+    {"reg": 10.0},
+    {"rank": 256},
     {"item": (ek.Ids(dropout=0.5), ek.MLP(hidden=()))},
     {"item": ek.MLP(hidden=(256,), dropout=0.5)},
 ]

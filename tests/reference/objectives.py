@@ -53,3 +53,31 @@ def implied_als(data, solver, W, H, user_bias, item_bias, mean, B):
         + l_i @ np.sum((H - G @ D) ** 2 - H**2, axis=1)
         + solver.implicit_reg * (np.sum(B**2) + np.sum(D**2))
     )
+
+
+def featured(data, model, user_features, item_features):
+    """Objective of ALS and ImplicitALS whose rows are drawn to maps of features; a side without them to 0."""
+    solver, side = model.solver, model.item_side
+    R, W, H = data.matrix.toarray().astype(float), model.W.astype(float), side.H.astype(float)
+    there = np.zeros(R.shape, bool)
+    there[np.repeat(np.arange(len(R)), np.diff(data.matrix.indptr)), data.matrix.indices] = True
+    n_u, n_i = there.sum(axis=1), there.sum(axis=0)
+    if model.predicts_ratings:
+        b, c = model.user_bias.astype(float), side.bias.astype(float)
+        total = float(np.sum((R - side.mean - b[:, None] - c - W @ H.T)[there] ** 2))
+        l_u, l_i = solver.reg * n_u**solver.exponent, solver.reg * n_i**solver.exponent
+        W, H = np.column_stack([W, b]), np.column_stack([H, c])
+    else:
+        a0, S = solver.unobserved_weight, W @ H.T
+        total = float(np.sum((solver.alpha * R * (1 - S) ** 2)[there]) + a0 * np.sum(S**2))
+        l_u, l_i = (solver.reg * (n + a0 * other) ** solver.exponent for n, other in ((n_u, len(n_i)), (n_i, len(n_u))))
+    for X, reg, features, encoder, ids in (
+        (W, l_u, user_features, model.user_encoder, data.users),
+        (H, l_i, item_features, model.item_encoder, data.items),
+    ):
+        if features is not None:
+            M = encoder.parts[0][0][0].astype(float)
+            X = X - encoder.features.matrix(features.aligned(ids)).toarray().astype(float) @ M
+            total += solver.feature_reg * reg.mean() * np.sum(M**2)
+        total += float(reg @ np.sum(X**2, axis=1))
+    return total
