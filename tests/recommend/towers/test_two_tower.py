@@ -264,6 +264,17 @@ def test_a_warm_start_begins_where_implicit_als_ends():
     np.testing.assert_allclose(scores(warm), scores(als), atol=1e-3)
 
 
+def test_popularity_is_added_to_the_scores_and_explained():
+    plain, popular = (dataclasses.replace(SMALL, popularity=p).fit(DATA) for p in (0.0, 0.5))
+    users, items = DATA.users.ids[[3, 3]], DATA.items.ids[[5, 6]]
+    counts = np.bincount(DATA.matrix.indices, minlength=40)
+    more = popular.predict(users, items) - plain.predict(users, items)
+    np.testing.assert_allclose(more, 0.5 * np.log(counts[[5, 6]]), atol=1e-5)
+    for model in (popular, popular.fold_in(DATA)):
+        why = model.explain(users[0].item(), items[0].item())
+        assert why.score == pytest.approx(float(model.predict(users[:1], items[:1])[0]), abs=1e-4)
+
+
 def test_popular_positives_weigh_less_with_propensity():
     plain, weighed = (dataclasses.replace(SMALL, propensity=p, epochs=20, step=0.05).fit(DATA) for p in (0.0, 1.0))
     counts = np.bincount(DATA.matrix.indices, minlength=40)

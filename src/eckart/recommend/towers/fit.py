@@ -142,6 +142,7 @@ def _model(
             points[-1] = encoder.encode(side.aligned)
             unseen = ~side.trained[side.place]
             X[unseen] = points[-1][unseen, :-1]  # to the bit what anybody with such features gets
+    bias = (solver.popularity * np.log(np.maximum(column_counts(data.matrix), 1))).astype(np.float32)
     extra = {"spectrum": spectrum(H, solver.unobserved_weight)}
     for name, tower in (("user", net.user), ("item", net.item)):
         extra |= {f"{name}.{key}": array for key, array in states(tower).items()}
@@ -153,7 +154,7 @@ def _model(
         items=data.items,
         W=W,
         user_bias=np.zeros(len(W), np.float32),
-        item_side=ItemSide(H, np.zeros(len(H), np.float32), 0.0, popularity_of(everything.matrix), extra),
+        item_side=ItemSide(H, bias, 0.0, popularity_of(everything.matrix), extra),
         seen=data.matrix,
         history=history,
         user_encoder=encoders[0],

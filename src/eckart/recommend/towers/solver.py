@@ -81,6 +81,9 @@ class TwoTower:
     propensity : float
         An entry weighs n_i^-propensity, scaled to a mean of 1 (not in the squared loss): against the share of
         popular items among what is seen (Saito et al. 2020). 0: alike.
+    popularity : float
+        Served scores have popularity * log(n_i) added, n_i the entries of the item in training: vectors of unit length
+        say little of how often an item is chosen (logit adjustment, Menon et al. 2021). Of cold items it is 0.
     alpha, unobserved_weight, exponent : float
         As for `ImplicitALS`: with the squared loss, for rows folded in and for a warm start.
     warm_start : bool
@@ -121,6 +124,7 @@ class TwoTower:
     margin: float = 0.8
     negative_weight: float = 300.0
     propensity: float = 0.0
+    popularity: float = 0.0
     alpha: float = 1.0
     unobserved_weight: float = 0.1
     exponent: float = 1.0
@@ -276,7 +280,8 @@ class TwoTower:
         then those that the history would carry if the user were folded in, and `Recommender.explain` puts what
         training adds to them into the baseline.
         """
-        return self.rows_of().contributions(columns, values, target, items, point)
+        baseline, shares = self.rows_of().contributions(columns, values, target, items, point)
+        return baseline + float(items.bias[target]), shares
 
     def rows_of(self) -> ImplicitALS:
         """Give the solver whose rows fold-in has, and whose factors a warm start."""
