@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eckart.data.vocabulary import Vocabulary
     from eckart.recommend.als import ALS
     from eckart.recommend.ann import build_ann, load_ann
+    from eckart.recommend.cold_start import cold_start
     from eckart.recommend.evaluate import evaluate
     from eckart.recommend.files import load
     from eckart.recommend.gibbs import Gibbs
@@ -51,6 +52,7 @@ _HOME = {
     "TwoTower": "recommend.towers.solver",
     "Vocabulary": "data.vocabulary",
     "build_ann": "recommend.ann",
+    "cold_start": "recommend.cold_start",
     "evaluate": "recommend.evaluate",
     "image_encoder": "data.image",
     "kernel_info": "core.kernels",
@@ -80,6 +82,7 @@ __all__ = [
     "TwoTower",
     "Vocabulary",
     "build_ann",
+    "cold_start",
     "evaluate",
     "image_encoder",
     "kernel_info",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "check_hyperparameters",
     "named_solver",
     "popularity_of",
+    "require_features_taken",
     "require_fit",
 ]
 
@@ -175,6 +177,15 @@ def check_hyperparameters(solver: Any) -> None:
         raise TypeError(f"threads is {threads!r}, expected an integer or None")
     if threads is not None and not 1 <= threads <= 4096:
         raise ValueError(f"threads is {threads}, expected 1 to 4096, or None for the cores of this process")
+
+
+def require_features_taken(solver: Solver) -> None:
+    """Raise ValueError when this solver learns from no features."""
+    if "item_features" not in inspect.signature(solver.fit).parameters:
+        name = type(solver).__name__
+        raise ValueError(
+            f"{name} learns from no features: choose als, implicit-als or two-tower, or leave features out"
+        )
 
 
 def require_fit(rank: int, data: Interactions) -> None:
