@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from eckart.cli import ratings, terminal
+from eckart.cli import features, ratings, terminal
 
 if TYPE_CHECKING:
+    from eckart.data.feature_table import Features
     from eckart.data.interactions import Interactions
     from eckart.recommend.recommender import Recommender
     from eckart.recommend.solver import Solver
@@ -27,7 +29,9 @@ def fit(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="directory to write")],
     solver: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="als, implicit-als, sgd, svd or gibbs  [default: als if there are ratings]"),
+        typer.Option(
+            metavar="NAME", help="als, implicit-als, sgd, svd, gibbs or two-tower  [default: als if there are ratings]"
+        ),
     ] = None,
     rank: Annotated[int | None, typer.Option(help=f"number of factors  {_OWN}")] = None,
     reg: Annotated[float | None, typer.Option(help=f"strength of the L2 penalty  {_OWN}")] = None,
@@ -49,6 +53,9 @@ def fit(
         Literal["random", "time", "user", "leave_one_out"] | None,
         typer.Option(help="how --test holds out  [default: random]", show_default=False),
     ] = None,
+    user_features: features.UserFile = None,
+    item_features: features.ItemFile = None,
+    feature_kind: features.Kinds = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="keep the state after every epoch here")
     ] = None,
@@ -64,7 +71,8 @@ def fit(
 ) -> None:
     """Fit a model to a file of ratings, or of pairs, and save it.
 
-    With --test the model learns from the training part only; fit again without it to use all ratings.
+    With --test the model learns from the training part only; fit again without it to use all ratings. With features
+    it serves users and items that have no ratings, too.
     """
     if resume and checkpoint is None:
         raise typer.BadParameter("--resume needs the directory to go on from: --checkpoint DIR")
@@ -73,14 +81,20 @@ def fit(
     require_writable(output, checkpoint)
 
     from eckart.recommend.evaluate import evaluate
+    from eckart.recommend.solver import require_features_taken
 
     shared = {"rank": rank, "reg": reg, "epochs": epochs, "seed": seed, "threads": threads}
     shared["early_stopping"] = early_stopping
     given = {name: value for name, value in shared.items() if value is not None}
-    if solver is not None or not setting:
-        solver_of(solver or "als", given, setting)  # a mistake shows before the long read
+    if solver is not None or not setting:  # a mistake shows before the long read
+        early = solver_of(solver or "als", given, setting)
+        if user_features is not None or item_features is not None:
+            require_features_taken(early)
+    known = features.read(user_features, item_features, features.kinds_of(feature_kind), user, item)
     data = ratings.read(path, user, item, rating, timestamp, duplicates, bad_lines, delimiter)
     chosen = solver_of(solver or ("als" if data.rated else "implicit-als"), given, setting)
+    known = {name: features.with_ids_as(x, getattr(data, name.replace("_features", "s"))) for name, x in known.items()}
+    chosen = _reading(chosen, known)
     train, held_out = data, None
     if test is not None or by is not None:
         from eckart.data.split import split
@@ -88,7 +102,7 @@ def fit(
         train, held_out = split(data, test=test or 0.1, by=by or "random", seed=chosen.seed)
 
     started = time.perf_counter()
-    model = fitted(chosen, train, checkpoint, resume)
+    model = fitted(chosen, train, checkpoint, resume, known)
     seconds = time.perf_counter() - started
     model.save(output)
     report = None
@@ -96,6 +110,9 @@ def fit(
         with terminal.waiting("evaluating"):
             report = evaluate(model, held_out, fold_in=0.8 if by == "user" else None)
     result = _summary(model, output, data, seconds)
+    for name, x in known.items():
+        ids = getattr(model, name.replace("_features", "s")).ids
+        result[name] = {"rows": len(x), "of_those_fitted": int((x.ids.rows(ids) >= 0).sum())}
     if as_json:
         terminal.print_json(result | ({} if report is None else {"test": report.to_dict()}))
         return
@@ -159,7 +176,23 @@ def _typed(name: str, text: str, kind: str) -> Any:
     return text
 
 
-def fitted(solver: Solver, train: Interactions, checkpoint: Path | None, resume: bool) -> Recommender:
+def _reading(solver: Solver, known: Mapping[str, Features]) -> Solver:
+    """Give two towers a part that reads the features: the command line cannot spell parts."""
+    from eckart.recommend.towers.parts import MLP, Ids
+    from eckart.recommend.towers.solver import TwoTower
+
+    if not isinstance(solver, TwoTower):
+        return solver
+    return dataclasses.replace(solver, **{name.removesuffix("_features"): (Ids(), MLP()) for name in known})
+
+
+def fitted(
+    solver: Solver,
+    train: Interactions,
+    checkpoint: Path | None,
+    resume: bool,
+    known: Mapping[str, Features] | None = None,
+) -> Recommender:
     """Fit with a bar on stderr; an interruption says what is kept."""
     done, epochs = 0, getattr(solver, "epochs", 1)  # svd has none: it is one step
     try:
@@ -170,7 +203,8 @@ def fitted(solver: Solver, train: Interactions, checkpoint: Path | None, resume:
                 done = record["epoch"]
                 bar(record)
 
-            return solver.fit(train, callback=on_epoch, checkpoint=checkpoint, resume=resume)
+            fit: Any = solver.fit
+            return fit(train, callback=on_epoch, checkpoint=checkpoint, resume=resume, **(known or {}))
     except KeyboardInterrupt:
         when = f"after epoch {done} of {epochs}" if done else "before an epoch was done"
         if checkpoint is None:

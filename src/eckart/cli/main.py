@@ -50,7 +50,7 @@ _EXTRA_OF = {
     "PIL": "images",
 }
 _ARGUMENT = re.compile(
-    r"(?<![\w'\"])(bad_lines|by|delimiter|duplicates|fold_in|item|rating|relevant|test|timestamp|user)=(?:'(\w+)'|([\w.+-]*\w)|)"
+    r"(?<![\w'\"])(bad_lines|by|delimiter|duplicates|fold_in|item|item_features|rating|relevant|test|timestamp|user|user_features)=(?:'(\w+)'|([\w.+-]*\w)|)"
 )
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eckart.cli import ids, terminal
+from eckart.cli import features, ids, ratings, terminal
 
 if TYPE_CHECKING:
+    from eckart.data.feature_table import Features
     from eckart.recommend.recommender import Recommender
 
 __all__ = ["recommend", "similar"]
@@ -29,6 +30,9 @@ def recommend(
         list[str] | None,
         typer.Option(metavar="ITEM=RATING", help="what someone new has rated, once for each item; instead of USER"),
     ] = None,
+    feature: features.One = None,
+    add_items: features.AddedItems = None,
+    item: ratings.ItemColumn = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ITEM|@FILE", help="recommend only this item, or those in a file, one a line; repeatable"),
@@ -45,16 +49,27 @@ def recommend(
     """Recommend items to users of the model, or to someone new.
 
     What a user has rated is left out. A user the model does not know gets the list for everyone (status
-    "unknown"). With --only other items do not compete. An id that begins with a dash goes after "--".
+    "unknown"). Someone new is told of by --history, --feature or both. With --only other items do not compete. An id
+    that begins with a dash goes after "--".
     """
-    if bool(users) == bool(history):
-        raise typer.BadParameter("give either USER, or --history ITEM=RATING for someone new")
+    if bool(users) == bool(history or feature):
+        raise typer.BadParameter(
+            "give either USER, or for someone new --history ITEM=RATING, --feature NAME=VALUE or both"
+        )
+    if item is not None and add_items is None:
+        raise typer.BadParameter("--item is the column of ids in the file of --add-items: give that, too")
 
     import eckart
 
     fitted = eckart.load(model)
+    if add_items is not None:
+        new = features.read_known(add_items, "item", fitted.item_encoder, item)
+        fitted = fitted.add_items(features.with_ids_as(new, fitted.items))
+    person = features.of_one(feature, fitted.user_encoder) if feature else None
     if history:
-        served, asked = _with_newcomer(fitted, history), [_NEWCOMER]
+        served, asked = _with_newcomer(fitted, history, person), [_NEWCOMER]
+    elif person is not None:
+        served, asked = fitted.encode_users(person), [_NEWCOMER]
     else:
         served, asked = fitted, ids.typed(users or [], fitted.users)
     wanted, unwanted = ids.listed(only, fitted.items), ids.listed(exclude, fitted.items)
@@ -62,7 +77,8 @@ def recommend(
     for row in rows:  # one unknown user who is text makes text of the whole column
         row["user"] = ids.typed([str(row["user"])], served.users)[0]
     for one in dict.fromkeys(row["user"] for row in rows if row["status"] == "unknown"):
-        terminal.note(f"eckart: the model knows nothing of user {one}: the list is the one for everyone")
+        cure = "" if fitted.user_encoder is None else "; --feature NAME=VALUE says what is known of someone new"
+        terminal.note(f"eckart: the model knows nothing of user {one}: the list is the one for everyone{cure}")
     if explain:
         for row in rows:
             row |= _reasons(served, row)
@@ -70,6 +86,8 @@ def recommend(
         terminal.print_json({"recommendations": rows})
         return
     columns = ["user", "rank", "item", "score", "status"]
+    if fitted.item_side.cold is not None:
+        columns.append("item_status")
     shown = [[row[name] for name in columns] for row in rows]
     if explain:
         columns.append("because of")
@@ -95,7 +113,7 @@ def similar(
     terminal.print_table(columns, [[row[name] for name in columns] for row in table.to_pylist()])
 
 
-def _with_newcomer(model: Recommender, history: list[str]) -> Recommender:
+def _with_newcomer(model: Recommender, history: list[str], person: Features | None) -> Recommender:
     """Fold in one new user, whose entries are 'ITEM=RATING' or, where the model only ranks, 'ITEM'."""
     from eckart.data.read import read
 
@@ -112,7 +130,7 @@ def _with_newcomer(model: Recommender, history: list[str]) -> Recommender:
     columns: dict[str, list[Any]] = {"user": [_NEWCOMER] * len(items), "item": items}
     if all(rated):
         columns["rating"] = [value for _, value in entries]
-    return model.fold_in(read(columns))
+    return model.fold_in(read(columns), person)
 
 
 def _entry(text: str, model: Recommender) -> tuple[int | str, float | None]:
