@@ -21,7 +21,7 @@ from eckart.data.source import Table, open_source
 from eckart.data.text import TextFile
 from eckart.data.vocabulary import Vocabulary
 
-__all__ = ["Column", "Features", "read_features"]
+__all__ = ["Column", "Features", "column_names", "read_features"]
 
 
 def read_features(
@@ -131,6 +131,22 @@ def read_features(
             raise complain(None, f"has {matrix.shape[0]:,} rows, the others have {len(rows):,}")
         columns[name] = sparse_column(matrix, complain).take(order)
     return Features(ids, columns)
+
+
+def column_names(path: str) -> list[str]:
+    """Names of all columns of a file, as `read_features` calls them: what its kinds can be given for."""
+    found: list[str] = []
+
+    def pick(names: Sequence[str], _: str) -> dict[str, int]:
+        found.extend(names)
+        return {}
+
+    def pick_text(file: TextFile) -> tuple[bool, dict[str, int]]:
+        named = not any(map(is_number, file.first))
+        return named, pick(file.first if named else [str(i) for i in range(len(file.first))], file.name)
+
+    open_source(path, pick, pick_text, ids=1, what="features", advice="")
+    return found
 
 
 def _ids(table: Table, chunks: list[pa.Array]) -> tuple[np.ndarray, Vocabulary]:

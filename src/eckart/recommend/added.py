@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from eckart.recommend.encoder import Encoder
     from eckart.recommend.recommender import Recommender
 
-__all__ = ["one_person", "points_of_users", "with_items", "with_users"]
+__all__ = ["one_person", "points_of_users", "required", "with_items", "with_users"]
 
 
 def one_person(encoder: Encoder | None, features: Features | Mapping[str, Any]) -> Features:
     """Features of one person without an id, from a mapping of column to value."""
-    encoder = _required(encoder, "users")
+    encoder = required(encoder, "users")
     if not isinstance(features, Mapping):
         if len(features) != 1:
             raise ValueError(f"got features of {len(features)} people beside one history: give those of that person")
@@ -43,13 +43,13 @@ def _alone(value: Any, kind: str) -> Any:
 
 def points_of_users(encoder: Encoder | None, features: Features | None, users: Vocabulary) -> np.ndarray:
     """What the encoder says of each of `users`, (n, k + 1); without features, what it says of anybody."""
-    encoder = _required(encoder, "users")
+    encoder = required(encoder, "users")
     return encoder.encode_missing(len(users)) if features is None else encoder.encode(features.aligned(users))
 
 
 def with_users(model: Recommender, features: Features) -> Recommender:
     """See `Recommender.encode_users`."""
-    points = _required(model.user_encoder, "users").encode(features)
+    points = required(model.user_encoder, "users").encode(features)
     n, m = len(features), len(model.items)
     none = csr(np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(n + 1, np.int64), (n, m))
     drift = model.drift
@@ -74,7 +74,7 @@ def with_users(model: Recommender, features: Features) -> Recommender:
 
 def with_items(model: Recommender, features: Features) -> Recommender:
     """See `Recommender.add_items`."""
-    encoder = _required(model.item_encoder, "items")
+    encoder = required(model.item_encoder, "items")
     if len(features) and features.ids.is_text != model.items.is_text:
         here, there = ("text" if v.is_text else "integers" for v in (model.items, features.ids))
         raise ValueError(f"item ids are {here} in the model and {there} in the features: give both as the same")
@@ -113,7 +113,8 @@ def with_items(model: Recommender, features: Features) -> Recommender:
     )
 
 
-def _required(encoder: Encoder | None, what: str) -> Encoder:
+def required(encoder: Encoder | None, what: str) -> Encoder:
+    """Give the encoder of "users" or "items", or raise ValueError where a model has none."""
     if encoder is None:
         raise ValueError(
             f"the model was fitted without features of {what}, or by a torch module, which is code and not kept: fit "

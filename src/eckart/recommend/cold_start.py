@@ -6,7 +6,8 @@
 
 What a held-out user has of a held-out item is neither learnt nor asked, so either protocol is about one kind of
 newcomer. Beside each stands what needs no features: popularity in training, or a random order where nothing is popular
-yet, as Volkovs, Yu, Poutanen (2017, "DropoutNet") compare them.
+yet, as Volkovs, Yu, Poutanen (2017, "DropoutNet") compare them. Of new items there is also an oracle: the one list for
+everyone by their popularity in the very test, which nobody has.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from eckart.core.csr import csr
 from eckart.data.features import Features
 from eckart.data.interactions import Interactions
 from eckart.data.split import split
@@ -26,6 +28,9 @@ from eckart.recommend.baselines import popularity
 from eckart.recommend.evaluate import Report, evaluate
 from eckart.recommend.random_order import random_order
 from eckart.recommend.solver import Solver, require_features_taken
+
+if TYPE_CHECKING:
+    from eckart.recommend.recommender import Recommender
 
 __all__ = ["ColdStart", "cold_start"]
 
@@ -39,8 +44,9 @@ class ColdStart(Mapping[str, Report]):
     Parameters
     ----------
     reports : dict of str to Report
-        "warm", "cold items", "cold users", each followed by its baseline: "warm: popularity",
-        "cold items: random order", "cold users: popularity". Protocols without features are not there.
+        "warm", "cold items", "cold users", each followed by its baselines: "warm: popularity", where it is asked for
+        "warm: without features", "cold items: random order", "cold items: oracle", "cold users: popularity". Protocols
+        without features are not there.
     """
 
     reports: dict[str, Report]
@@ -86,6 +92,7 @@ def cold_start(
     k: int = 10,
     relevant: float | None = None,
     seed: int = 0,
+    compare: bool = False,
     intervals: float | None = None,
 ) -> ColdStart:
     """Hold out items, users and entries, fit once to the rest, and measure what the model does for each.
@@ -106,6 +113,8 @@ def cold_start(
         Only ratings of at least this are targets, see `evaluate`.
     seed : int
         Of what is held out and of the intervals; the fit has the solver's own.
+    compare : bool
+        Fit the solver a second time, to the same data without features, for its warm figures.
     intervals : float, optional
         Confidence level of bootstrap intervals; None: none.
 
@@ -113,8 +122,9 @@ def cold_start(
     -------
     ColdStart
         A mapping of "warm", "cold items", "cold users" and their baselines to reports of `evaluate`. Trained users
-        alone are asked about cold items. The numbers of a random order are expectations, in closed form. There is no
-        novelty of newcomers, whose lists it would not tell apart.
+        alone are asked about cold items. The numbers of a random order are expectations, in closed form; those of the
+        oracle are no bound on lists that differ by user. There is no novelty of newcomers, whose lists it would not
+        tell apart.
 
     Raises
     ------
@@ -129,7 +139,7 @@ def cold_start(
     >>> films = ek.read_features({"item": list(range(100)), "genre": ["crime", "drama"] * 50})
     >>> result = ek.cold_start(ek.ALS(rank=4, epochs=3, threads=1), data, item_features=films)
     >>> list(result)
-    ['warm', 'warm: popularity', 'cold items', 'cold items: random order']
+    ['warm', 'warm: popularity', 'cold items', 'cold items: random order', 'cold items: oracle']
     >>> result["cold items"]["entries"] > 0
     True
     """
@@ -155,12 +165,16 @@ def cold_start(
     how: dict[str, Any] = {"k": k, "relevant": relevant, "seed": seed, "intervals": intervals}
     by_popularity = popularity(train)
     reports = {"warm": evaluate(model, held, **how), "warm: popularity": evaluate(by_popularity, held, **how)}
+    if compare:
+        reports["warm: without features"] = evaluate(fit(train), held, **how)
     if of_items is not None and item_features is not None:
         new = of_items.items
         asked = of_items.select((train.users.rows(of_items.users.ids) >= 0)[of_items.user_rows()])
         report = evaluate(model.add_items(item_features.aligned(new)), asked, items=new.ids, **how)
         reports["cold items"] = _without_novelty(report)
-        reports["cold items: random order"] = _random_report(asked, len(new), k, relevant)
+        wanted = asked if relevant is None else asked.select(asked.matrix.data >= relevant)
+        reports["cold items: random order"] = _random_report(asked, wanted, len(new), k)
+        reports["cold items: oracle"] = _without_novelty(evaluate(_oracle(wanted), wanted, **how))
     if of_users is not None and user_features is not None:
         people = model.encode_users(user_features.aligned(of_users.users))
         reports["cold users"] = _without_novelty(evaluate(people, of_users, **how))
@@ -177,9 +191,15 @@ def _without_novelty(report: Report) -> Report:
     return dataclasses.replace(report, numbers=left)
 
 
-def _random_report(test: Interactions, items: int, k: int, relevant: float | None) -> Report:
+def _oracle(wanted: Interactions) -> Recommender:
+    """Serve everybody the most popular targets, as someone who has seen none of them."""
+    n, m = wanted.matrix.shape
+    seen = csr(np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(n + 1, np.int64), (n, m))
+    return dataclasses.replace(popularity(wanted), seen=seen)
+
+
+def _random_report(test: Interactions, wanted: Interactions, items: int, k: int) -> Report:
     """What `evaluate` would say on average if the lists were drawn from the items at random."""
-    wanted = test if relevant is None else test.select(test.matrix.data >= relevant)
     targets = np.diff(wanted.matrix.indptr)
     numbers = {f"{name}@{k}": float(x.mean()) for name, x in random_order(targets, items, k).items()}
     without = len(test.users) - len(wanted.users)

@@ -115,7 +115,7 @@ class Encoder:
             or not (isinstance(config["normalize"], bool) and isinstance(config["with_bias"], bool))
             or not isinstance(config["layers"], list)
             or not config["layers"]
-            or not all(isinstance(n, int) and 1 <= n <= 64 for n in config["layers"])
+            or not all(type(n) is int and 1 <= n <= 64 for n in config["layers"])
             or len(config["layers"]) > 64
         ):
             raise ValueError(f"an encoder's config is damaged: {advice}")

@@ -84,6 +84,19 @@ def load(path: str | Path) -> Recommender:
     """
     config, tensors, ids = store.read_directory(path, "recommender", mapped=("seen",))  # it may be larger than memory
     try:
+        return _model(path, config, tensors, ids)
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(f"{path}: ") else f"{path}: {said}") from None
+
+
+def _model(
+    path: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, np.ndarray]],
+    ids: Mapping[str, np.ndarray],
+) -> Recommender:
+    try:
         name, settings, mean = config["solver"], config["hyperparameters"], float(config["mean"])
         history, warm = config["history"], config["warm"]
         solver = named_solver(name, {**settings, "threads": None})
@@ -117,6 +130,8 @@ def load(path: str | Path) -> Recommender:
     cold = None
     if "cold" in tensors["factors"]:
         flags = store.take_tensor(tensors, "factors", "cold", (m,), np.uint8)
+        if flags.size and flags.max() > 1:
+            raise ValueError(f"{path}: cold in factors.safetensors holds more than 0 and 1: copy the model again")
         cold = flags > 0
     side = ItemSide(H, item_bias, mean, factor("popularity", m), extra, cold)
     drift = _drift(path, tensors, n, m) if "drift" in tensors else None
@@ -138,6 +153,8 @@ def _encoder(
     width: int,
 ) -> Encoder | None:
     if name not in config:
+        if any(stem.partition(".")[0] == name for stem in (*tensors, *ids)):
+            raise ValueError(f"{path}: it has arrays of its {name}, and no config of it: copy the model again")
         return None
     try:
         names = {key.removeprefix(f"{name}."): column for key, column in ids.items() if key.startswith(f"{name}.")}

@@ -258,6 +258,9 @@ class ImplicitALS:
         reg, threads = self._row_reg(matrix, items.trained), resolve_threads(self.threads)
         to = None if points is None else np.ascontiguousarray(points[:, :-1])
         W, _ = half_sweep(matrix, items.H, self.alpha, items.extra["spectrum"], reg, threads, prior=to)
+        if to is not None:  # that somebody has no entries says nothing against the items
+            empty = np.diff(matrix.indptr) == 0
+            W[empty] = to[empty]
         return W, np.zeros(len(W), np.float32)
 
     def contributions(

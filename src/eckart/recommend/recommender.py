@@ -595,7 +595,9 @@ class Recommender:
         begin, end = self.seen.indptr[row], self.seen.indptr[row + 1]
         columns, values = self.seen.indices[begin:end], self.seen.data[begin:end]
         split: Any = self.solver.contributions
-        if self.user_points is None:
+        if begin == end:  # nothing was solved: the score is what features say, or anybody's
+            baseline, shares = float(self.static_scores(np.array([row]), np.array([target]))[0]), np.zeros(0)
+        elif self.user_points is None:
             baseline, shares = split(columns, values, target, self.item_side)
         else:
             baseline, shares = split(columns, values, target, self.item_side, self.user_points[row])
