@@ -27,6 +27,14 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "model" / "config.json").is_file()
 
 
+def test_the_page_on_cold_start_runs(capsys):
+    pytest.importorskip("torch")
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "cold-start.md").read_text(), re.S)
+    assert len(code) == 4
+    exec(compile("\n".join(code), "cold-start.md", "exec"), {})
+    assert "cold users: popularity" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_the_examples_run(script, capsys):
     runpy.run_path(str(script))
