@@ -269,7 +269,7 @@ def test_new_items_unlike_those_of_the_training_are_refused(columns, message):
 
 def test_what_was_fitted_without_features_takes_none():
     model = fitted(user_features=PEOPLE)
-    with pytest.raises(ValueError, match="fitted without features of items, .* fit it with item_features="):
+    with pytest.raises(ValueError, match=r"fitted without features of items, .* fit it with item_features="):
         model.add_items(THINGS)
     with pytest.raises(ValueError, match="fitted without features of users"):
         fitted(item_features=THINGS).recommend(features={"colour": "red"})

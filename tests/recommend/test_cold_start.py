@@ -105,6 +105,39 @@ def test_with_ratings_and_a_threshold():
     assert result["cold items"]["targets"] < result["cold items"]["entries"]
 
 
+def cold_targets(data, relevant):
+    """What trained users have of the items that `cold_start` holds out with its defaults."""
+    rest, of_items = ek.split(data, 0.2, by="item", seed=0)
+    train, _ = ek.split(rest, 0.1, seed=0)
+    known = (train.users.rows(of_items.users.ids) >= 0)[of_items.user_rows()]
+    return of_items.select(known & (of_items.matrix.data >= relevant))
+
+
+def test_the_oracle_is_the_one_list_by_popularity_in_the_test():
+    data = ek.synthetic(100, 60, 2500, seed=0)
+    things = ek.read_features({"item": list(range(60)), "weight": np.arange(60.0)})
+    solver = ek.ALS(rank=3, epochs=1, threads=1)
+    result = ek.cold_start(solver, data, item_features=things, k=3, relevant=4.0)
+    targets = cold_targets(data, 4.0)
+    best = np.argsort(-np.bincount(targets.matrix.indices), kind="stable")[:3]
+    hits = np.bincount(targets.user_rows(), np.isin(targets.matrix.indices, best))
+    oracle = result["cold items: oracle"]
+    assert oracle["recall@3"] == pytest.approx(np.mean(hits / np.diff(targets.matrix.indptr)))
+    assert oracle["targets"] == result["cold items"]["targets"] == targets.nnz
+    assert oracle["users"] == result["cold items"]["users"]
+    assert oracle["recall@3"] > result["cold items: random order"]["recall@3"]
+
+
+def test_the_same_solver_without_features_stands_beside():
+    data, people, things = made()
+    result = ek.cold_start(SOLVER, data, user_features=people, item_features=things, compare=True)
+    rest, _ = ek.split(data, 0.2, by="item", seed=0)
+    train, held = ek.split(ek.split(rest, 0.2, by="user", seed=0)[0], 0.1, seed=0)
+    plain = ek.evaluate(SOLVER.fit(train), held, intervals=None)
+    assert result["warm: without features"].to_dict() == plain.to_dict()
+    assert plain["ndcg@10"] != result["warm"]["ndcg@10"]
+
+
 def test_items_without_features_compete_too():
     data, _, things = made()
     few = things.take(np.arange(0, len(things), 2))
@@ -118,7 +151,8 @@ def test_it_prints_as_a_small_table():
     lines = repr(ek.cold_start(SOLVER, data, user_features=people, item_features=things)).splitlines()
     assert lines[0].split() == ["ndcg@10", "recall@10", "hit_rate@10", "users", "targets"]
     assert [line.split("  ")[0] for line in lines[1:]] == [
-        "warm", "warm: popularity", "cold items", "cold items: random order", "cold users", "cold users: popularity"
+        "warm", "warm: popularity", "cold items", "cold items: random order", "cold items: oracle", "cold users",
+        "cold users: popularity",
     ]  # fmt: skip
 
 

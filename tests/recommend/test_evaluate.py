@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+import eckart as ek
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
 from eckart.recommend import evaluate as module
@@ -423,3 +424,74 @@ def test_mistakes_get_one_sentence(arguments, says):
     with pytest.raises(ValueError, match=says) as error:
         evaluate(**(usual | arguments))
     assert "\n" not in str(error.value)
+
+
+@settings(deadline=None, max_examples=20)
+@given(train_and_test(), st.integers(1, 5), st.integers(1, 6))
+def test_recall_by_popularity_adds_up_to_that_of_all_targets(sides, k, strata):
+    model, test = Popularity.fit(interactions(sides[0])), interactions(sides[1])
+    spy = Spy(model)
+    report = evaluate(spy, test, k, strata=strata, intervals=None)
+    whole = evaluate(model, test, k, strata=1, intervals=None)[f"recall@{k} 1/1"]
+    ranked, _ = model.top_k(model.users.rows(test.users.ids), k)
+    lists = {u: {model.items.ids[i] for i in row if i >= 0} for u, row in zip(test.users.ids, ranked, strict=True)}
+    found = Counter(i for u, i, _ in triples(test) if i in lists[u])
+    assert whole == pytest.approx(sum(found.values()) / test.nnz)
+    # Written out: the targets of each popularity stand in the group where the middle one of them falls.
+    holders = Counter(i for _, i, _ in triples(Interactions(model.seen, model.users, model.items)))
+    before, groups = 0, {}
+    for level in sorted({holders[i] for i in test.items.ids}):
+        its = [i for _, i, _ in triples(test) if holders[i] == level]
+        groups.setdefault(min(int((before + len(its) / 2) / test.nnz * strata), strata - 1), []).extend(its)
+        before += len(its)
+    told = {name: x for name, x in report.items() if "/" in name}
+    assert set(told) == {f"recall@{k} {g + 1}/{strata}" for g in groups}
+    for g, its in groups.items():
+        hits = sum(found[i] for i in set(its))
+        assert told[f"recall@{k} {g + 1}/{strata}"] == pytest.approx(hits / len(its))
+
+
+def planted():
+    """A catalogue of 12 items, 4 of which are cold: known by their features alone."""
+    data = ek.synthetic(40, 12, 240, seed=0)
+    old, new = ek.split(data, test=1 / 3, by="item", seed=0)
+    kinds = ek.read_features({"item": list(range(12)), "kind": ["a", "b", "c"] * 4})
+    return ek.ALS(rank=2, epochs=3).fit(old, item_features=kinds).add_items(kinds), old, new
+
+
+def test_only_the_given_items_compete_and_are_targets():
+    model, _, new = planted()
+    everything = ek.synthetic(40, 12, 240, seed=0)
+    ids = new.items.ids
+    report = evaluate(model, everything, 2, items=ids, intervals=None)
+    on_them = everything.select(np.isin(everything.items.ids, ids)[everything.matrix.indices])
+    assert report["entries"] == report["targets"] == on_them.nnz
+    users = on_them.users.ids
+    lists = model.recommend(users, 2, items=ids).to_pylist()
+    assert {row["item"] for row in lists} <= set(ids.tolist())
+    hits = {(u, i) for u, i, _ in triples(on_them)} & {(row["user"], row["item"]) for row in lists}
+    assert report["precision@2"] == pytest.approx(len(hits) / (2 * len(users)))
+    assert report["coverage@2"] == len({row["item"] for row in lists}) / len(ids)
+    # Every one of them fits into the lists: all is found. Without `items` the others compete, too.
+    assert evaluate(model, new, len(ids), items=ids)["recall@4"] == 1
+    assert evaluate(model, new, len(ids))["recall@4"] < 1
+
+
+def test_cold_items_are_the_least_popular():
+    model, _, new = planted()
+    old_test = interactions([(u, i, 3.0) for u in (900, 901) for i in model.items.ids if i not in new.items])
+    both = interactions([*triples(new)[:16], *triples(old_test)])
+    report = evaluate(model, both, 4, strata=2, intervals=None)
+    alone = evaluate(model, interactions(triples(new)[:16]), 4, strata=1, intervals=None)
+    assert report["recall@4 1/2"] == alone["recall@4 1/1"]
+
+
+def test_what_cannot_compete_is_said():
+    model, _, new = planted()
+    for bad, said in [(["x"], "none of the 1 items"), ([999], "none of the 1 items is in the model")]:
+        with pytest.raises(ValueError, match=said):
+            evaluate(model, new, items=bad)
+    with pytest.raises(ValueError, match="is in the test"):
+        evaluate(model, new, items=[i for i in model.items.ids.tolist() if i not in new.items])
+    with pytest.raises(ValueError, match="strata is 0"):
+        evaluate(model, new, strata=0)

@@ -16,6 +16,7 @@ from eckart.recommend.metrics import (
     novelty,
     ranking_metrics,
     rmse,
+    strata_recall,
 )
 
 finite = st.floats(-100, 100, width=32)
@@ -260,3 +261,44 @@ def test_intervals_refuse_what_cannot_be_drawn():
         bootstrap_intervals(np.zeros((0, 2)), np.zeros(0))
     with pytest.raises(ValueError, match="not positive"):
         bootstrap_intervals(np.zeros((2, 2)), np.array([1, 0]))
+
+
+@settings(deadline=None)
+@given(lists_and_targets(), st.integers(1, 6), st.data())
+def test_strata_add_up_to_the_recall_of_all_targets(case, strata, data):
+    lists, sets, k, items = case
+    holders = np.array(data.draw(st.lists(st.integers(0, 5), min_size=items, max_size=items)))
+    ranked, targets = padded(lists, k), stored(sets, items)
+    shares = strata_recall(ranked, targets, holders, strata)
+    assert shares.shape == (strata,)
+    # By definition: targets of one popularity stand together, where the middle one of them is counted off.
+    wanted = sorted(holders[i] for s in sets for i in s)
+    found = [holders[i] for row, s in zip(lists, sets, strict=True) for i in row if i in s]
+
+    def group(level):
+        before, count = sum(h < level for h in wanted), wanted.count(level)
+        return min((2 * before + count) * strata // (2 * len(wanted)), strata - 1)
+
+    sizes = np.bincount([group(h) for h in wanted], minlength=strata) if wanted else np.zeros(strata, int)
+    hits = np.bincount([group(h) for h in found], minlength=strata) if found else np.zeros(strata, int)
+    assert np.array_equal(np.isnan(shares), sizes == 0)
+    np.testing.assert_allclose(np.where(sizes > 0, shares, 0) * sizes, hits, atol=1e-12)
+    assert sizes @ np.where(sizes > 0, shares, 0) == pytest.approx(len(found))
+    if wanted:
+        assert strata_recall(ranked, targets, holders, 1).tolist() == pytest.approx([len(found) / len(wanted)])
+        assert strata_recall(ranked, targets, np.zeros(items, int), 1).tolist() == pytest.approx(
+            [len(found) / len(wanted)]
+        )
+
+
+def test_strata_are_ordered_from_the_least_popular():
+    # Four targets, popular ones found: the rare half has none of its own, the popular half all.
+    targets = stored([{0, 3}, {1, 2}], 4)
+    ranked = np.array([[3], [2]], dtype=np.int32)
+    assert strata_recall(ranked, targets, np.array([1, 2, 30, 40]), 2).tolist() == [0, 1]
+    assert strata_recall(ranked, targets, np.array([40, 30, 2, 1]), 2).tolist() == [1, 0]
+    assert strata_recall(ranked, targets, np.array([1, 2, 30, 40]), 4).tolist() == [0, 0, 1, 1]
+    # All equally popular: one group has everything, the others are no share.
+    shares = strata_recall(ranked, targets, np.ones(4, int), 3)
+    assert shares[1] == 0.5
+    assert np.isnan(shares[[0, 2]]).all()

@@ -241,3 +241,24 @@ def test_a_matrix_out_of_order_is_refused():
         matrix = csr_array((np.ones(3, np.float32), np.array(columns, np.int32), np.array([0, 3, 3])), shape=(2, 3))
         with pytest.raises(ValueError, match="do not ascend"):
             ek.Interactions(matrix, Vocabulary([1, 2]), Vocabulary([1, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ek.ALS(rank=3, epochs=3), ek.ALS(rank=3, epochs=3, implicit_reg=1.0), ek.ImplicitALS(rank=3, epochs=3)],
+    ids=["als", "als-implied", "implicit-als"],
+)
+def test_someone_without_entries_is_what_the_features_say_and_explained_by_them(solver, data):
+    towns = ek.read_features({"user": list(range(90)), "town": ["Rom", "Oslo", "Riga"] * 30})
+    model = solver.fit(data, user_features=towns)
+    nobody = ek.Vocabulary([85])
+    cold = model.encode_users(towns.aligned(nobody))
+    none = np.zeros(0, np.int64)
+    folded = model.fold_in(ek.Interactions.of(none, none, np.zeros(0, np.float32), nobody, data.items), towns)
+    for one in (cold, folded):
+        assert one.statuses(np.zeros(1, np.int64)).tolist() == ["cold"]
+        assert one.W.tobytes() == cold.W.tobytes()
+        assert one.user_bias.tobytes() == cold.user_bias.tobytes()
+        why = one.explain(85, 7)
+        assert why.reasons.num_rows == 0
+        assert why.score == why.baseline == one.predict([85], [7])[0]
