@@ -42,7 +42,7 @@ _ARTICLES = ek.ImplicitALS(rank=256, reg=0.1, unobserved_weight=0.03, exponent=0
 CHOSEN = {
     "citeulike-a": _ARTICLES,
     "citeulike-t": dataclasses.replace(_ARTICLES, feature_reg=3.0),
-    "ml-1m": ek.ImplicitALS(rank=64, reg=0.003, unobserved_weight=0.1, epochs=16),
+    "ml-1m": ek.ImplicitALS(rank=64, reg=0.015, unobserved_weight=0.1, epochs=16, feature_reg=20.0),
 }
 _CHANGES: list[dict[str, Any]] = [{"feature_reg": 1.0}, {"reg": 0.03}, {"feature_reg": 3.0}, {"rank": 128}]
 _TOWER = ek.TwoTower(
@@ -61,7 +61,7 @@ TRIED_TOWERS: list[dict[str, Any]] = [
 TRIED: dict[str, list[dict[str, Any]]] = {
     "citeulike-a": _CHANGES,
     "citeulike-t": _CHANGES,
-    "ml-1m": [{}, {"feature_reg": 5.0}, {"feature_reg": 0.3}, {"feature_reg": 0.1}, {"reg": 0.001}],
+    "ml-1m": [{}, {"feature_reg": 5.0}, {"feature_reg": 1.0}, {"reg": 0.003, "feature_reg": 1.0}],
 }
 
 
