@@ -331,7 +331,13 @@ def _flags(config, tensors):
     tensors["factors"]["cold"] = tensors["factors"]["cold"][1:]
 
 
-@pytest.mark.parametrize("damage", [_nan, _narrow, _gone, _more, _layers, _no_map, _points, _no_points, _flags])
+def _solver(config, tensors):
+    config["solver"], config["hyperparameters"] = "svd", {"rank": SOLVERS[0].rank}
+
+
+@pytest.mark.parametrize(
+    "damage", [_solver, _nan, _narrow, _gone, _more, _layers, _no_map, _points, _no_points, _flags]
+)
 def test_a_damaged_encoder_is_refused(damage, tmp_path):
     fitted().add_items(THINGS).save(tmp_path / "model")
     ek.load(tmp_path / "model")

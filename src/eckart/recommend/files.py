@@ -17,7 +17,7 @@ from eckart.data.vocabulary import Vocabulary
 from eckart.recommend.drift import Drift, Steps
 from eckart.recommend.encoder import Encoder
 from eckart.recommend.recommender import Recommender
-from eckart.recommend.solver import ItemSide, named_solver, solver_name
+from eckart.recommend.solver import ItemSide, named_solver, require_features_taken, solver_name
 
 __all__ = ["load", "save"]
 
@@ -136,6 +136,11 @@ def _model(
     side = ItemSide(H, item_bias, mean, factor("popularity", m), extra, cold)
     drift = _drift(path, tensors, n, m) if "drift" in tensors else None
     encoders = {name: _encoder(path, name, config, tensors, ids, k) for name in ("user_encoder", "item_encoder")}
+    if any(encoders.values()):
+        try:
+            require_features_taken(solver)
+        except ValueError as error:
+            raise ValueError(f"{path}: it has an encoder, and {error}: copy the model again") from None
     points = factor("user_points", n, k + 1) if "user_points" in tensors["factors"] else None
     if (points is None) != (encoders["user_encoder"] is None):
         raise ValueError(f"{path}: it has one of user_points and user_encoder and not the other: copy the model again")
