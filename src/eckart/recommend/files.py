@@ -166,7 +166,7 @@ def _encoder(
         features = FeatureMap.restore(config[name]["features"], tensors.get(f"{name}.features", {}), names)
         return Encoder.restore(config[name], tensors.get(name, {}), features, width)
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: its {name} cannot be used: {error}") from None
+        raise ValueError(f"{path}: its {name} cannot be used ({error}): copy the model again") from None
 
 
 def _drift_tensors(drift: Drift) -> dict[str, np.ndarray]:
