@@ -51,7 +51,7 @@ clean:
 # What the tests of towers and encoders need and the others do not, for example WITH='torch transformers pillow'.
 WITH ?=
 .venv/.test: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install -q $(WITH) -e '.[test]'
+	$(BIN)/python -m pip install -q --no-compile $(WITH) -e '.[test]'
 	touch $@ .venv/.demo
 
 build/sanitize/.done: $(SOURCES) $(wildcard src/eckart/core/*.py)

@@ -61,9 +61,11 @@ SPACES: dict[str, dict[str, Range]] = {
     },
     "sgd": {"rank": _RANK, "reg": Range(0.005, 0.5), "step": Range(0.01, 0.3)},
     "svd": {"rank": Range(2, 1024, whole=True)},
+    "two-tower": {"rank": _RANK, "temperature": Range(0.03, 0.5), "step": Range(0.001, 0.05)},
 }
-# What an epoch does depends on how many there will be (a burn-in that is a share of them): fitted in one piece.
-WHOLE = {"gibbs"}
+# What an epoch does depends on how many there will be (a burn-in that is a share of them, steps that fall to 0 with the
+# last): fitted in one piece.
+WHOLE = {"gibbs", "two-tower"}
 SHARED = {"rank": _RANK, "reg": Range(1e-3, 1.0)}  # of a solver without a line above
 
 
