@@ -191,11 +191,9 @@ class ALS:
             """Regressions of a side improved, and the points and the biases that they draw its rows to."""
             side_name, link, to_map = names
             reg, side = regs[side_name], sides[side_name]
-            new, of_features, of_link = {}, None, None
-            if side is not None:
-                of_features = side.X @ state[to_map]
+            new, of_link = {}, None
             if self.implicit_reg:
-                T = X if of_features is None else X - of_features[:, :-1]
+                T = X if side is None else X - (side.X @ state[to_map])[:, :-1]
                 new[link], of_link = regressed(matrix, T, state[link], reg, self.implicit_reg)
             if side is None:
                 return new, of_link, None
@@ -209,15 +207,13 @@ class ALS:
             W, user_bias, H, item_bias = (state[name] for name in ("W", "user_bias", "H", "item_bias"))
             new, to, to_bias = drawn(state, ("items", "D", "item_map"), by_item, H, item_bias)
             start = H, item_bias
-            H, item_bias, _ = biased_sweep(by_item, W, user_bias, mean, reg_items, threads, method, start, to, to_bias)
+            H, item_bias, _ = half_sweep(by_item, W, user_bias, mean, reg_items, threads, method, start, to, to_bias)
             free = (item_bias if to_bias is None else item_bias - to_bias)[:, None]
             penalty = _penalty(reg_items, H if to is None else H - to, free)
             more, to, to_bias = drawn(state, ("users", "B", "user_map"), R, W, user_bias)
             new |= more
             start = W, user_bias
-            W, user_bias, objective = biased_sweep(
-                R, H, item_bias, mean, reg_users, threads, method, start, to, to_bias
-            )
+            W, user_bias, objective = half_sweep(R, H, item_bias, mean, reg_users, threads, method, start, to, to_bias)
             penalty += self.implicit_reg * sum(_square(new[name]) for name in ("B", "D") if name in new)
             for name, side in (("user_map", sides["users"]), ("item_map", sides["items"])):
                 penalty += 0.0 if side is None else map_penalty(side, new[name])
@@ -290,7 +286,7 @@ class ALS:
         if points is not None:
             of_features, to_bias = np.ascontiguousarray(points[:, :-1]), np.ascontiguousarray(points[:, -1])
             to = of_features if to is None else to + of_features
-        W, bias, _ = biased_sweep(matrix, items.H, items.bias, items.mean, reg, threads, prior=to, prior_bias=to_bias)
+        W, bias, _ = half_sweep(matrix, items.H, items.bias, items.mean, reg, threads, prior=to, prior_bias=to_bias)
         return W, bias
 
     def contributions(
@@ -342,27 +338,6 @@ def _square(X: np.ndarray) -> float:
     return float(np.sum(X.astype(np.float64) ** 2))
 
 
-def biased_sweep(
-    matrix: csr_array,
-    Y: np.ndarray,
-    column_bias: np.ndarray,
-    mean: float,
-    reg: np.ndarray,
-    threads: int,
-    method: RowMethod = EXACT,
-    start: tuple[np.ndarray, np.ndarray] | None = None,
-    prior: np.ndarray | None = None,
-    prior_bias: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """`half_sweep` with a point for the biases, too, (n,): it is taken off the ratings and put back on the result."""
-    if prior_bias is None:
-        return half_sweep(matrix, Y, column_bias, mean, reg, threads, method, start, prior)
-    start = None if start is None else (start[0], start[1] - prior_bias)
-    rest = without_bias(matrix, prior_bias)
-    X, bias, objective = half_sweep(rest, Y, column_bias, mean, reg, threads, method, start, prior)
-    return X, bias + prior_bias, objective
-
-
 def half_sweep(
     matrix: csr_array,
     Y: np.ndarray,
@@ -373,6 +348,7 @@ def half_sweep(
     method: RowMethod = EXACT,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     prior: np.ndarray | None = None,
+    prior_bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Solve every row of `matrix` (n, m) for its factors and bias, the columns' being given.
 
@@ -391,6 +367,8 @@ def half_sweep(
         Factors and biases where the iterative methods start; 0 when not given.
     prior : ndarray of shape (n, k), float32, optional
         The point that each row's penalty draws it to; 0 when not given.
+    prior_bias : ndarray of shape (n,), float32, optional
+        The same for its bias: taken off the ratings, and put back on the result.
 
     Returns
     -------
@@ -404,6 +382,9 @@ def half_sweep(
     FloatingPointError
         A system that is not positive definite in float32.
     """
+    if prior_bias is not None:
+        matrix = without_bias(matrix, prior_bias)
+        start = None if start is None else (start[0], start[1] - prior_bias)
     X, row_bias, objective, failed = kernels.explicit_rows(
         *kernel_arrays(matrix),
         Y,
@@ -418,4 +399,4 @@ def half_sweep(
         prior=prior,
     )
     require_solved(failed, reg)
-    return X, row_bias, float(objective.sum())
+    return X, row_bias if prior_bias is None else row_bias + prior_bias, float(objective.sum())
