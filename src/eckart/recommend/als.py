@@ -29,9 +29,8 @@ from eckart.recommend.drift import check_bins
 from eckart.recommend.featured import (
     feature_side,
     improved_map,
-    linear_encoder,
     map_penalty,
-    points_of,
+    with_maps,
     without_bias,
 )
 from eckart.recommend.implied import implied_points, link_matrix, regressed
@@ -264,10 +263,8 @@ class ALS:
             item_side=ItemSide(state["H"], state["item_bias"], mean, popularity_of(R), extra),
             seen=R,
             history=history,
-            user_encoder=None if user_side is None else linear_encoder(user_side, state["user_map"], with_bias=True),
-            item_encoder=None if item_side is None else linear_encoder(item_side, state["item_map"], with_bias=True),
-            user_points=None if user_side is None else points_of(user_side, state["user_map"], self.rank),
         )
+        model = with_maps(model, user_side, item_side, state)
         # Users are solved exactly at the end, whatever the epochs did: a row is then its history folded in.
         model = model if data is everything and method == EXACT else model.with_all(everything, user_features)
         if not (self.user_time_bins or self.item_time_bins):

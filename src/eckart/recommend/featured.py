@@ -16,7 +16,9 @@ Symbols: X (m x p) encoded features, x_i; M (p x k or k + 1). See docs/notation.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -28,7 +30,10 @@ from eckart.data.vocabulary import Vocabulary
 from eckart.recommend.encoder import Encoder
 from eckart.recommend.ridge import improved_ridge
 
-__all__ = ["Side", "feature_side", "improved_map", "linear_encoder", "map_penalty", "points_of", "without_bias"]
+if TYPE_CHECKING:
+    from eckart.recommend.recommender import Recommender
+
+__all__ = ["Side", "feature_side", "improved_map", "map_penalty", "with_maps", "without_bias"]
 
 # Steps an epoch: X'X of words is worse conditioned than histories are, and M is what cold rows are made of.
 _STEPS = 8
@@ -68,17 +73,27 @@ def map_penalty(side: Side, M: np.ndarray) -> float:
     return side.reg * float(np.sum(M.astype(np.float64) ** 2))
 
 
-def linear_encoder(side: Side, M: np.ndarray, with_bias: bool) -> Encoder:
-    """Give the map as an encoder of features."""
-    layer = np.ascontiguousarray(M), np.zeros(M.shape[1], np.float32)
-    return Encoder(side.features, ((layer,),), with_bias=with_bias)
+def with_maps(
+    model: Recommender, user_side: Side | None, item_side: Side | None, maps: Mapping[str, np.ndarray]
+) -> Recommender:
+    """Give a model its maps, "user_map" and "item_map", as encoders of features, and each user's point.
 
+    Biases are among what a map gives where it has a column more than the model has factors.
+    """
+    width = model.W.shape[1]
 
-def points_of(side: Side, M: np.ndarray, width: int) -> np.ndarray:
-    """Give M'x of each row and its bias, 0 where M has none: (n, width + 1) float32, the bits that `encode` gives."""
-    points = np.zeros((side.X.shape[0], width + 1), np.float32)  # type: ignore[reportGeneralTypeIssues]
-    points[:, : M.shape[1]] = side.X @ M
-    return points
+    def encoder(side: Side, M: np.ndarray) -> Encoder:
+        layer = np.ascontiguousarray(M), np.zeros(M.shape[1], np.float32)
+        return Encoder(side.features, ((layer,),), with_bias=M.shape[1] > width)
+
+    if item_side is not None:
+        model = dataclasses.replace(model, item_encoder=encoder(item_side, maps["item_map"]))
+    if user_side is None:
+        return model
+    M = maps["user_map"]
+    points = np.zeros((len(model.W), width + 1), np.float32)  # bit for bit what `Encoder.encode` gives
+    points[:, : M.shape[1]] = user_side.X @ M
+    return dataclasses.replace(model, user_encoder=encoder(user_side, M), user_points=points)
 
 
 def without_bias(matrix: csr_array, bias: np.ndarray) -> csr_array:

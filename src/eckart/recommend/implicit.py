@@ -26,7 +26,7 @@ from eckart.core.kernels import kernels, resolve_threads
 from eckart.data.features import Features
 from eckart.data.interactions import Interactions
 from eckart.recommend.eigenbasis import eigenbasis, spectrum
-from eckart.recommend.featured import Side, feature_side, improved_map, linear_encoder, map_penalty, points_of
+from eckart.recommend.featured import Side, feature_side, improved_map, map_penalty, with_maps
 from eckart.recommend.initial import initial_factors
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.rows import EXACT, RowMethod, require_solved, row_method
@@ -227,7 +227,7 @@ class ImplicitALS:
         self, state: State, data: Interactions, history: list[Record], user_side: Side | None, item_side: Side | None
     ) -> Recommender:
         n, m = data.matrix.shape
-        return Recommender(
+        model = Recommender(
             solver=self,
             users=data.users,
             items=data.items,
@@ -242,10 +242,8 @@ class ImplicitALS:
             ),
             seen=data.matrix,
             history=history,
-            user_encoder=None if user_side is None else linear_encoder(user_side, state["user_map"], with_bias=False),
-            item_encoder=None if item_side is None else linear_encoder(item_side, state["item_map"], with_bias=False),
-            user_points=None if user_side is None else points_of(user_side, state["user_map"], self.rank),
         )
+        return with_maps(model, user_side, item_side, state)
 
     def solve_users(
         self, matrix: csr_array, items: ItemSide, points: np.ndarray | None = None
