@@ -80,7 +80,7 @@ def peer_seconds(train: ek.Interactions, rank: int) -> dict[str, object]:
     import sklearn
     from sklearn.utils.extmath import randomized_svd
 
-    from eckart.core.svd import krylov_svd, operator
+    from eckart.core.krylov import krylov_svd, operator
 
     R = train.matrix
     user, item = (np.maximum(np.bincount(i), 1) for i in (train.user_rows(), R.indices))

@@ -9,7 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array, random_array
 
-from eckart.core.svd import krylov_svd, operator, truncated_svd
+from eckart.core.krylov import krylov_svd, operator
+from eckart.core.svd import truncated_svd
 
 few = settings(max_examples=40, deadline=None)
 METHODS = [

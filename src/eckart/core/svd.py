@@ -1,29 +1,32 @@
-"""The best rank-k approximation of a matrix, exact or from a Krylov space, with a bound on its error.
+"""The best rank-k approximation of a dense matrix, in the plain norm or in a metric, with its error at every rank.
 
-Eckart and Young (1936): among all matrices of rank k, U_k S_k V_k' cut from the SVD is closest to A. `truncated_svd`
-cuts it from the full SVD of a dense matrix. `krylov_svd` needs only products with A: it takes the Rayleigh-Ritz
-approximation in the block Krylov space  span(A Z, (A A') A Z, (A A')^2 A Z, ...)  of a random block Z (Musco, Musco
-2015), and says afterwards how far off it is. A matrix whose means are removed is an `Operator`, sparse plus rank two;
-it never becomes dense.
+Eckart and Young (1936): among all matrices of rank k, U_k S_k V_k' cut from the SVD is closest to A.
 
-Symbols: A (n x m); Q (n x l) orthonormal basis of the Krylov space; B = A'Q (m x l); E = A - U S V'.
+In a metric the distance of W and X is  ||L^1/2 (W - X) R^1/2||_F  for positive semidefinite L (m x m) and R (n x n):
+how much a layer's outputs move, with R = E[x x'] of its inputs; how much the loss moves, with L = E[g g'] of the
+loss's gradients at its outputs. With R = B B' and m >= n, let  B' (W' L W) B = Q S^2 Q':  the eigenvalues s^2 beyond
+the k-th are the squared error of the best X of rank k, which is
+
+    X = W Z Z' (W' L W),    Z = B Q_k S_k^-1.
+
+Only B on the shorter side is a root of a metric, and only kept s > 0 are divided by: singular metrics need no care.
+
+Symbols: A (n x m), W (m x n); E = A - U S V'. See docs/notation.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import eigh, qr, svd
-from scipy.sparse import csr_array
+from scipy.linalg import svd
 
-from eckart.core.csr import sparse_product
+from eckart.core.lowrank import LowRank
 
-__all__ = ["Operator", "TruncatedSVD", "krylov_svd", "operator", "truncated_svd"]
+__all__ = ["MetricSVD", "TruncatedSVD", "check_rank", "metric_svd", "truncated_svd"]
 
-_PROBES = 10  # the bound fails with probability at most 10 ** -_PROBES
-_POWER = 8  # ... and is loose by (10 sqrt(2 n / pi)) ** (1 / (2 _POWER + 1)) at worst: 1.6 at n = 100,000
+Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
 
 
 class TruncatedSVD(NamedTuple):
@@ -39,78 +42,6 @@ class TruncatedSVD(NamedTuple):
     def residual(self) -> float:
         """||A - U S V'||_F^2, which is ||A||_F^2 - sum s^2: to rounding of s, never below 0."""
         return max(0.0, self.squares - float(self.s @ self.s))
-
-
-class Operator(NamedTuple):
-    """A matrix known by its products with blocks of vectors."""
-
-    shape: tuple[int, int]
-    times: Callable[[np.ndarray], np.ndarray]  # (m, b) -> (n, b)
-    transposed_times: Callable[[np.ndarray], np.ndarray]  # (n, b) -> (m, b)
-    squares: float  # ||A||_F^2
-
-    @property
-    def T(self) -> Operator:
-        """The transpose."""
-        return Operator((self.shape[1], self.shape[0]), self.transposed_times, self.times, self.squares)
-
-
-def operator(
-    A: csr_array | np.ndarray,
-    row: np.ndarray | None = None,
-    column: np.ndarray | None = None,
-    *,
-    transpose: csr_array | None = None,
-    threads: int = 1,
-) -> Operator:
-    """A - row 1' - 1 column' as an operator: A with means removed, in every cell, stored or not.
-
-    Parameters
-    ----------
-    A : csr_array or ndarray of shape (n, m)
-        Floating point; products keep its dtype.
-    row : ndarray of shape (n,), optional
-    column : ndarray of shape (m,), optional
-    transpose : csr_array of shape (m, n), optional
-        Of a sparse A, where it is at hand already.
-    threads : int
-        Of the sparse products, whose rows are independent: no bit depends on it. Dense ones are the BLAS library's.
-
-    Examples
-    --------
-    >>> A = csr_array(np.array([[1.0, 0.0], [3.0, 5.0]]))
-    >>> centred = operator(A, row=np.array([0.5, 4.0]))
-    >>> centred.times(np.eye(2)), centred.squares
-    (array([[ 0.5, -0.5],
-           [-1. ,  1. ]]), 2.5)
-    """
-    n, m = A.shape  # pyright: ignore[reportGeneralTypeIssues]  scipy leaves shape untyped
-    r = np.zeros(n) if row is None else row.astype(np.float64)
-    c = np.zeros(m) if column is None else column.astype(np.float64)
-    if isinstance(A, np.ndarray):
-        squares = float(np.sum((A - r[:, None] - c) ** 2, dtype=np.float64))
-        left, right = A, A.T
-    else:
-        left, right = A, csr_array(A.T.tocsr()) if transpose is None else transpose
-        # Stored cells as they are, and every cell as if it were empty: one sum over entries, one closed form.
-        shift = np.repeat(r, np.diff(A.indptr)) + c[A.indices]
-        stored = np.sum((A.data - shift) ** 2 - shift**2, dtype=np.float64)
-        squares = max(0.0, float(stored + m * (r @ r) + 2 * r.sum() * c.sum() + n * (c @ c)))
-
-    def minus(product: np.ndarray, X: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:
-        """product - a (1'X) - 1 (b'X); the sums over a whole column in float64."""
-        if a is not None:
-            product -= np.outer(a, X.sum(axis=0, dtype=np.float64)).astype(product.dtype)
-        if b is not None:
-            product -= (b.astype(np.float64) @ X).astype(product.dtype)
-        return product
-
-    return Operator(
-        (n, m),
-        lambda X: minus(sparse_product(left, X, threads), X, row, column),
-        lambda Y: minus(sparse_product(right, Y, threads), Y, column, row),
-        squares,
-    )
 
 
 def truncated_svd(A: np.ndarray, rank: int) -> TruncatedSVD:
@@ -143,151 +74,144 @@ def truncated_svd(A: np.ndarray, rank: int) -> TruncatedSVD:
     >>> found.s, found.bound, found.residual
     (array([3., 2.]), 1.0, 1.0)
     """
-    _check_rank(A.shape, rank)
+    check_rank(A.shape, rank)
     U, s, Vt = svd(A.astype(np.float64), full_matrices=False)
     bound = float(s[rank]) if rank < len(s) else 0.0
     return TruncatedSVD(U[:, :rank].astype(A.dtype), s[:rank], Vt[:rank].T.astype(A.dtype), float(s @ s), bound)
 
 
-def krylov_svd(
-    A: Operator | csr_array | np.ndarray,
-    rank: int,
-    *,
-    basis: int | None = None,
-    block: int | None = None,
-    start: np.ndarray | None = None,
-    seed: int = 0,
-    dtype: type = np.float32,
-) -> TruncatedSVD:
-    """Truncated SVD from products with A, and a bound on the error that holds with probability 1 - 1e-10.
+class MetricSVD(NamedTuple):
+    """A matrix W decomposed in a metric: its best approximations of every rank, and their errors."""
+
+    squares: Array  # (r,) float64, r = min(m, n): s^2, descending; 0 where W has nothing that the metric sees
+    W: Array  # (m, n), the longer side first
+    K: Array  # W' L W (n, n)
+    Z: Array  # B Q S^-1 (n, r), 0 where s is 0
+    swapped: bool  # it was W' that was decomposed
+
+    def errors(self) -> Array:
+        """Squared error of the best approximation of each rank 0, 1, ..., r: (r + 1,) float64, never rising."""
+        errors = _like(self.squares).zeros(len(self.squares) + 1, dtype=self.squares.dtype)
+        # Summed from the small ones up, where the precision is.
+        errors[:-1] = _flipped(_flipped(self.squares).cumsum(0))
+        return errors
+
+    def cut(self, rank: int) -> LowRank:
+        """Give the best approximation of a rank, 0 to r, as factors in float64."""
+        if not 0 <= rank <= len(self.squares):
+            raise ValueError(f"rank is {rank}, expected 0 to {len(self.squares)}")
+        Z = self.Z[:, :rank]
+        factors = LowRank(self.W @ Z, self.K @ Z)
+        return factors.T if self.swapped else factors
+
+
+def metric_svd(W: Array, left: Array | None = None, right: Array | None = None) -> MetricSVD:
+    """Decompose W so that cutting it after k terms is optimal under ||L^1/2 (W - X) R^1/2||_F.
+
+    Every data-aware compression is this with its own L and R: SVD (none), DRONE and SVD-LLM (right = E[x x']), ASVD
+    (right = a diagonal of sizes of x), FWSVD (left = a diagonal of Fisher weights), GroupReduce (left = word counts),
+    Kronecker-factored curvature (both).
 
     Parameters
     ----------
-    A : Operator, csr_array or ndarray of shape (n, m)
-    rank : int
-        1 to min(n, m).
-    basis : int, optional
-        Dimension l of the Krylov space, at least `rank`: more is more accurate, for 6 (n + m) l^2 operations. By
-        default ``rank + rank // 3 + 64``.
-    block : int, optional
-        Columns of Z; ``basis / block`` is how often A and A' are applied. By default an eighth of the basis,
-        8 to 64: more columns are faster a column, fewer come closer with the same basis.
-    start : ndarray of shape (max(n, m), block or more), optional
-        Z, in place of Gaussian noise; on the longer side of A.
-    seed : int
-        Of Z and of the probes of the bound.
-    dtype : float32 or float64
-        Of the products and of U and V. Norms and the small eigenproblem are float64 anyway.
+    W : ndarray or torch.Tensor of shape (m, n)
+        Any float; everything is computed in float64, where W is.
+    left, right : array of shape (m, m) or (m,), and (n, n) or (n,), optional
+        L and R: symmetric positive semidefinite, or a diagonal of numbers >= 0. By default the identity.
 
     Returns
     -------
-    TruncatedSVD
-        ``bound`` is  (10 sqrt(2/pi) max_i ||(E E')^8 E w_i||)^(1/17)  for ten Gaussian w_i; E is 0 to rounding where
-        A has no more than `rank` singular values above 0.
+    MetricSVD
+        ``squares``, ``errors()`` and ``cut(rank)``. Squares are exact to about 1e-15 of the largest.
 
     Raises
     ------
     ValueError
-        A rank or size out of range.
+        Shapes that do not fit, entries that are not finite, a metric that is not symmetric or has a negative
+        eigenvalue.
 
     References
     ----------
-    Musco, Musco 2015, "Randomized block Krylov methods", algorithm 2. Halko, Martinsson, Tropp 2011, eq. (4.3), for
-    the bound, applied to (E E')^8 E as in their section 4.5 for the range finder.
+    Chen et al. 2021, "DRONE"; Wang et al. 2024, "SVD-LLM". The form without inverses is the one on top of this file.
 
     Examples
     --------
-    >>> A = np.outer(np.arange(30.0), np.ones(20)) + np.eye(30, 20)
-    >>> found = krylov_svd(A, rank=3, dtype=np.float64)
-    >>> error = np.linalg.norm(A - found.U * found.s @ found.V.T, 2)
-    >>> bool(error <= found.bound <= 3 * error)
-    True
+    >>> W = np.array([[3.0, 0.0], [0.0, 1.0]])
+    >>> metric_svd(W).errors()
+    array([10.,  1.,  0.])
+    >>> found = metric_svd(W, right=np.array([0.01, 1.0]))  # the first input is nearly always 0
+    >>> found.errors().round(2), found.cut(1).dense().round(2)
+    (array([1.09, 0.09, 0.  ]), array([[0., 0.],
+           [0., 1.]]))
     """
-    A = A if isinstance(A, Operator) else operator(A)
-    _check_rank(A.shape, rank)
-    if A.shape[0] > A.shape[1]:  # the basis lives on the shorter side
-        U, s, V, squares, bound = krylov_svd(A.T, rank, basis=basis, block=block, start=start, seed=seed, dtype=dtype)
-        return TruncatedSVD(V, s, U, squares, bound)
-    n, m = A.shape
-    l = min(n, rank + rank // 3 + 64 if basis is None else basis)
-    if l < rank:
-        raise ValueError(f"basis is {l}, expected at least the rank, {rank}")
-    b = min(l, max(8, min(64, -(-l // 8))) if block is None else block)
-    rng = np.random.default_rng(seed)
-    Z = rng.standard_normal((m, b)) if start is None else start[:, :b]
-    if Z.shape != (m, b):
-        raise ValueError(f"start is {Z.shape}, expected {(m, b)}: one row for each of the longer side, one column each")
-    Q, B = _krylov_basis(A, Z.astype(dtype), l, rng)
-
-    # Rayleigh-Ritz: the SVD of B' = Q'A. Its Gram matrix in float64 loses nothing that float32 products had.
-    s2, Y = eigh(_gram64(B), subset_by_index=(l - rank, l - 1), driver="evr")
-    s, Y = np.sqrt(np.maximum(s2[::-1], 0)), Y[:, ::-1].astype(dtype)  # descending
-    U, V = Q @ Y, B @ Y
-    if s[-1] > 0.01 * s[0]:
-        V /= s.astype(dtype)
-    else:  # relative to small s rounding is not small; vectors of singular values 0 complete an orthonormal V
-        V, R = qr(V, mode="economic", overwrite_a=True, check_finite=False)
-        V *= np.where(np.diagonal(R) < 0, -1, 1).astype(dtype)
-    found = TruncatedSVD(U, s, V, A.squares, 0.0)
-    return found._replace(bound=_error_bound(A, found, rng, dtype))
+    xp = _like(W)
+    m, n = _checked_shapes(W, left, right)
+    W, left, right = (None if a is None else _float64(a) for a in (W, left, right))
+    if m < n:
+        return metric_svd(W.T, right, left)._replace(swapped=True)
+    B = _root(right)
+    LW = W if left is None else left[:, None] * W if left.ndim == 1 else left @ W
+    K = W.T @ LW
+    if left is None and right is None:  # nothing was squared yet: small singular values keep all their digits
+        _, s, Qt = xp.linalg.svd(W, full_matrices=False)
+        squares, Q = s * s, Qt.T
+    else:
+        M = K if B is None else B[:, None] * K * B if B.ndim == 1 else B.T @ K @ B
+        squares, Q = xp.linalg.eigh((M + M.T) / 2)
+        squares, Q = _flipped(squares), xp.flip(Q, (1,))
+    floor = float(squares[0]) * n * np.finfo(np.float64).eps if len(squares) else 0.0
+    squares = xp.where(squares > floor, squares, 0 * squares)
+    inverse = xp.where(squares > 0, 1 / xp.sqrt(xp.where(squares > 0, squares, 1 + 0 * squares)), 0 * squares)
+    BQ = Q if B is None else B[:, None] * Q if B.ndim == 1 else B @ Q
+    return MetricSVD(squares, W, K, BQ * inverse, False)
 
 
-def _krylov_basis(A: Operator, Z: np.ndarray, l: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal Q (n, l) whose columns span A Z, (A A') A Z, ..., and B = A'Q (m, l)."""
-    (n, m), b = A.shape, Z.shape[1]
-    Q, B = np.empty((n, l), Z.dtype, order="F"), np.empty((m, l), Z.dtype, order="F")
-    done, X = 0, A.times(Z)
-    while done < l:
-        X = _orthonormal(X, Q[:, :done])[:, : l - done]
-        if not X.shape[1]:  # the space is exhausted: A has lower rank, or Z missed some of it
-            X = rng.standard_normal((n, b)).astype(Z.dtype)
-            continue
-        new = slice(done, done + X.shape[1])
-        Q[:, new], B[:, new] = X, A.transposed_times(X)
-        done = new.stop
-        if done < l:
-            X = A.times(np.ascontiguousarray(B[:, new]))
-    return Q, B
+def _root(metric: Array | None) -> Array | None:
+    """B with B B' = metric; a diagonal as its diagonal."""
+    if metric is None:
+        return None
+    xp = _like(metric)
+    if metric.ndim == 1:
+        values, vectors = metric, None
+    else:
+        values, vectors = xp.linalg.eigh(metric)
+    if len(values) and float(values.min()) < -1e-6 * float(abs(values).max()):
+        raise ValueError(f"a metric has the eigenvalue {float(values.min()):.3g}, expected none below 0")
+    root = xp.sqrt(xp.clip(values, 0, None))
+    return root if vectors is None else vectors * root
 
 
-def _orthonormal(X: np.ndarray, Q: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of what the columns of X have outside the span of Q; directions that are rounding are cut."""
-    eps, whole = np.finfo(X.dtype).eps, np.max(np.einsum("ij,ij->j", X, X, dtype=np.float64), initial=0)
-    for _ in range(3):
-        X = X - Q @ (Q.T @ X)
-        s2, E = eigh(_gram64(X))
-        keep = s2 > max(whole * eps * eps * 1e4, s2[-1] * eps * 16)
-        X = X @ (E[:, keep] / np.sqrt(s2[keep])).astype(X.dtype)
-        # Rounding relative to what was there before is relative to what is left by the root of this; twice is enough.
-        if not X.shape[1] or s2[keep][0] > 0.003 * whole:
-            break
-        whole = 1.0
-    return np.ascontiguousarray(X[:, ::-1])  # the strongest first
-
-
-def _gram64(X: np.ndarray) -> np.ndarray:
-    """X'X, products and sums in float64, a panel at a time."""
-    G = np.zeros((X.shape[1], X.shape[1]))
-    for first in range(0, len(X), 4096):
-        panel = X[first : first + 4096].astype(np.float64)
-        G += panel.T @ panel  # (NumPy sees the symmetry and computes half of it)
-    return G
-
-
-def _error_bound(A: Operator, found: TruncatedSVD, rng: np.random.Generator, dtype: type) -> float:
-    U, s, V = found.U, found.s.astype(dtype)[:, None], found.V
-    X, log_scale = rng.standard_normal((A.shape[1], _PROBES)).astype(dtype), 0.0
-    for step in range(2 * _POWER + 1):
-        X = A.transposed_times(X) - V @ (s * (U.T @ X)) if step % 2 else A.times(X) - U @ (s * (V.T @ X))
-        largest = float(np.abs(X).max())
-        if largest == 0:
-            return 0.0
-        X /= dtype(largest)  # (s^5 would leave float32)
-        log_scale += np.log(largest)
-    norm = float(np.sqrt(np.einsum("ij,ij->j", X, X, dtype=np.float64).max()))
-    return float(np.exp((np.log(10 * np.sqrt(2 / np.pi) * norm) + log_scale) / (2 * _POWER + 1)))
-
-
-def _check_rank(shape: tuple[int, ...], rank: int) -> None:
+def check_rank(shape: tuple[int, ...], rank: int) -> None:
+    """Refuse a rank that no matrix of this shape has."""
     if not 1 <= rank <= min(shape):
         raise ValueError(f"rank is {rank}, expected 1 to min{shape} = {min(shape)}")
+
+
+def _checked_shapes(W: Array, left: Array | None, right: Array | None) -> tuple[int, int]:
+    if W.ndim != 2:
+        raise ValueError(f"W has the shape {tuple(W.shape)}, expected a matrix")
+    for name, array, size in (("W", W, None), ("left", left, W.shape[0]), ("right", right, W.shape[1])):
+        if array is None:
+            continue
+        if size is not None and tuple(array.shape) not in ((size,), (size, size)):
+            raise ValueError(f"{name} has the shape {tuple(array.shape)}, expected {(size, size)} or {(size,)}")
+        if not bool(_like(array).isfinite(array).all()):
+            raise ValueError(f"{name} has an entry that is not finite")
+        if size is not None and array.ndim == 2 and float(abs(array - array.T).max()) > 1e-3 * float(abs(array).max()):
+            raise ValueError(f"{name} is not symmetric")
+    return W.shape[0], W.shape[1]
+
+
+def _like(array: Array) -> Any:
+    """Module of an array: numpy, or torch, which then is loaded."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(array, torch.Tensor) else np
+
+
+def _float64(array: Array) -> Array:
+    xp = _like(array)
+    return xp.asarray(array, dtype=xp.float64)
+
+
+def _flipped(vector: Array) -> Array:
+    return _like(vector).flip(vector, (0,))

@@ -32,7 +32,8 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import entries
 from eckart.core.kernels import resolve_threads
-from eckart.core.svd import TruncatedSVD, krylov_svd, operator, truncated_svd
+from eckart.core.krylov import krylov_svd, operator
+from eckart.core.svd import TruncatedSVD, truncated_svd
 from eckart.data.interactions import Interactions
 from eckart.recommend.implicit import require_not_negative
 from eckart.recommend.initial import initial_factors
