@@ -12,13 +12,14 @@ import pytest
 import eckart
 
 PACKAGE = Path(eckart.__file__).parent
-# core <- data <- recommend; all <- cli. A room may use itself and what is listed.
+# core <- data <- recommend; core <- nn; all <- cli. A room may use itself and what is listed.
 MAY_USE = {
     "core": set(),
     "data": {"core"},
     "recommend": {"core", "data"},
+    "nn": {"core"},
     "plot": set(),
-    "cli": {"core", "data", "recommend", "plot"},
+    "cli": {"core", "data", "recommend", "nn", "plot"},
 }
 
 

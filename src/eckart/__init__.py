@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from eckart.core.after_import import after_import
+
 if TYPE_CHECKING:
     from eckart.core.kernels import kernel_info
     from eckart.data.feature_table import Features
@@ -104,6 +106,13 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"eckart.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _teach_transformers() -> None:
+    importlib.import_module("eckart.nn.hf")
+
+
+after_import("transformers.quantizers.auto", _teach_transformers)
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import demo, evaluate, fit, info, prepare, recommend, tune
+from eckart.cli import compress, demo, evaluate, fit, info, perplexity, prepare, recommend, tune
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -37,6 +37,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("recommend")(recommend.recommend)
 app.command("similar")(recommend.similar)
 app.command("info")(info.info)
+app.command("compress")(compress.compress)
+app.command("perplexity")(perplexity.perplexity)
 app.command("demo")(demo.demo)
 
 # The base of everything that typer raises for bad usage; it has no public name of its own.
@@ -47,6 +49,7 @@ _EXTRA_OF = {
     "pandas": "demo",
     "torch": "torch",
     "transformers": "hf",
+    "accelerate": "hf",
     "PIL": "images",
 }
 _ARGUMENT = re.compile(

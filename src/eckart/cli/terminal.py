@@ -24,6 +24,7 @@ __all__ = [
     "print_table",
     "report_rows",
     "safe",
+    "stages_bar",
     "waiting",
 ]
 
@@ -137,6 +138,19 @@ def epochs_bar(epochs: int, label: str) -> Iterator[Callable[[dict[str, Any]], N
 
 
 @contextmanager
+def stages_bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on stderr for a job of several stages, if that is a terminal.
+
+    Yields
+    ------
+    callable
+        Called with a stage, what is done of it and how much there is in all.
+    """
+    with entries_bar(label) as show:
+        yield lambda stage, done, total: show(f"{label}: {stage} {done}/{total}", done, total)
+
+
+@contextmanager
 def entries_bar(label: str) -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a bar on stderr that moves with the entries of each stage, if that is a terminal.
 
@@ -157,7 +171,7 @@ def entries_bar(label: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
         def show(stage: str, done: int, total: int | None) -> None:
             many = f"  {done:,} entries" if total is None and done else ""
-            progress.update(task, description=f"{stage}{many}", completed=done, total=total)
+            progress.update(task, description=safe(f"{stage}{many}"), completed=done, total=total)
 
         yield show
 

@@ -1,0 +1,307 @@
+"""Every layer of a network, decomposed in the metric of the data that passes through it.
+
+For a layer y = W x with inputs x and gradients g of the loss at its outputs, replacing W by X raises the loss to second
+order by
+
+    1/2 E[(g' D x)^2] ~ 1/2 tr(L D R D'),   D = W - X,   R = E[x x'],   L = E[g g'],
+
+so X is the best approximation of W in the metric (L, R) of core/svd.py, and the sum of cut squares, halved, is the
+rise of the loss: in nats a token for a language model. (Inputs and gradients are taken as independent: Martens,
+Grosse 2015, "K-FAC".) Gradients are those of labels drawn from the model's own predictions, so that L is the
+curvature of the KL divergence and not of one text. Without gradients L = 1: squared error of the layer's outputs.
+
+Where there is a bias, the mean mu of the inputs is removed from R, and the bias takes up D mu.
+
+Blocks are visited twice: forward over all batches for R, then backward over some of them for L. A block, its
+activations and its Grams are all that is in memory; what is kept on disk lets a killed run go on:
+
+    stream-i     inputs of block i, all batches, while they are needed; inputs-i   those of the first few
+    grams-i      sums of x x' and x of its layers                       gradients-i   of the loss, at its output
+    block-i      its layers, decomposed
+
+Symbols: W, X (m x n). See docs/notation.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from eckart.core.lowrank import LowRank
+from eckart.core.svd import metric_svd
+from eckart.nn.blocks import Blocks
+from eckart.nn.surgery import bias_of, is_conv1d, layers_of, matrix_of, outputs_as_rows, rows_of
+
+__all__ = ["Decomposition", "Layer", "decompose"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a plan needs to know of a layer."""
+
+    shape: tuple[int, int]  # (m, n) of its matrix
+    squares: np.ndarray  # (r,) float64: what each singular direction adds to the loss when it is cut, twice, descending
+    bias: bool  # whether it has one, which then takes up the mean
+    transposed: bool  # its weight is stored as (n, m)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Predicted rise of the loss at every rank 0, ..., r: (r + 1,)."""
+        return np.append(np.cumsum(self.squares[::-1])[::-1], 0.0) / 2
+
+
+class Decomposition:
+    """Decomposed layers in a folder, one file a block.
+
+    Parameters
+    ----------
+    folder : path
+        Where `decompose` put them.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder, self.layers, self._where = Path(folder), dict[str, Layer](), dict[str, Path]()
+        for file in sorted(self.folder.glob("block-*.safetensors"), key=lambda f: int(f.stem.partition("-")[2])):
+            with safe_open(str(file), framework="pt") as opened:
+                for name, fact in _facts(file, "layers").items():
+                    squares = opened.get_tensor(f"{name}.squares").numpy()
+                    self.layers[name] = Layer(tuple(fact["shape"]), squares, fact["bias"], fact["transposed"])
+                    self._where[name] = file
+
+    def cut(self, name: str, rank: int) -> tuple[LowRank, torch.Tensor]:
+        """Give a layer's best factors of a rank, and the mean of its inputs."""
+        with safe_open(str(self._where[name]), framework="pt") as opened:
+            left, right = (opened.get_slice(f"{name}.{side}")[:, :rank] for side in ("left", "right"))
+            return LowRank(left, right), opened.get_tensor(f"{name}.mean")
+
+
+def decompose(
+    blocks: Blocks,
+    batches: Sequence[Any],
+    folder: str | os.PathLike[str],
+    *,
+    patterns: Sequence[str] = ("*",),
+    skip: Sequence[str] = (),
+    gradients: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Decomposition:
+    """Decompose the layers of every block in the metric of the batches.
+
+    Parameters
+    ----------
+    blocks : Blocks
+    batches : sequence
+        What ``blocks.start`` takes, one at a time; of one shape for a language model.
+    folder : path
+        Made where it is not there. What it holds of an earlier run on the same input is not computed again; what of
+        another, the caller must have removed.
+    patterns, skip : sequence of str
+        Which layers, as in `eckart.nn.surgery.layers_of`.
+    gradients : int
+        How many of the batches, from the first on, also give gradients; 0 for a metric without a left side.
+    seed : int
+        Of the labels that are drawn.
+    progress : callable, optional
+        Called with a stage, blocks done and blocks in all.
+
+    Returns
+    -------
+    Decomposition
+
+    Raises
+    ------
+    ValueError
+        No layers, no batches, or activations that are not finite.
+    """
+    if not batches:
+        raise ValueError("there are no batches to calibrate with")
+    if gradients < 0:
+        raise ValueError(f"gradients is {gradients}, expected a number of batches, at least 0")
+    folder, count, told = Path(folder), len(blocks.names), progress or (lambda stage, done, total: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    few, samples = batches[:gradients], sum(map(blocks.samples, batches))
+    started = max((i for i in range(count + 1) if (folder / f"stream-{i}.safetensors").exists()), default=0)
+    for index in range(started, count):
+        _forward(blocks, batches, len(few), folder, index, patterns, skip)
+        told("reading inputs", index + 1, count)
+    for done, index in enumerate(range(count - 1, -1, -1)):
+        if not (folder / f"block-{index}.safetensors").exists():
+            block = blocks.load(index)
+            layers = layers_of(block, patterns, skip)
+            L = _backward(blocks, few, folder, index, block, layers, seed) if few else {}
+            _write_block(folder, index, blocks.names[index], layers, L, samples)
+        for kind in ("inputs", "gradients", "grams"):
+            (folder / f"{kind}-{index}.safetensors").unlink(missing_ok=True)
+        told("decomposing", done + 1, count)
+    return Decomposition(folder)
+
+
+@torch.no_grad()
+def _forward(
+    blocks: Blocks,
+    batches: Sequence[Any],
+    few: int,
+    folder: Path,
+    index: int,
+    patterns: Sequence[str],
+    skip: Sequence[str],
+) -> None:
+    """Run a block over all batches; write its Grams, the inputs that `_backward` needs, then the next one's stream."""
+    block, stream = blocks.load(index), _read(folder / f"stream-{index}.safetensors") if index else {}
+    layers = layers_of(block, patterns, skip)
+    sums, same = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+
+    def add(name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        same[name] = arguments[0]
+        first = next(n for n, x in same.items() if x is arguments[0])  # q, k and v have one input: one sum for them
+        if name != first:
+            return
+        x = rows_of(layer, arguments[0])
+        # Around a first guess of the mean: what is summed in float32 must not cancel when the mean is removed.
+        shift = sums.setdefault(f"{name}.shift", x.mean(0, dtype=torch.float64))
+        x = x - shift.to(x.dtype)
+        for kind, new in (("R", x.T @ x), ("s", x.sum(0)), ("rows", torch.tensor(len(x)))):
+            key = f"{name}.{kind}"
+            sums[key] = sums[key] + new if key in sums else new.double()
+
+    outputs = []
+    with _hooked(layers, lambda name, layer, arguments, out: add(name, layer, arguments)):
+        for j, batch in enumerate(batches):
+            first = blocks.start(batch) if index == 0 or j == 0 else None  # (also finds out how blocks are called)
+            out = blocks.run(index, block, stream["x"][j] if index else first)
+            outputs += [out] if index < len(blocks.names) - 1 else []
+    owner = {name: next(n for n, x in same.items() if x is same[name]) for name in same}
+    _write(folder / f"grams-{index}.safetensors", sums, {"owner": json.dumps(owner)})
+    if index and few:
+        _write(folder / f"inputs-{index}.safetensors", {"x": stream["x"][:few].contiguous()})
+    _write(folder / f"stream-{index + 1}.safetensors", {"x": torch.stack(outputs)} if outputs else {})
+    (folder / f"stream-{index}.safetensors").unlink(missing_ok=True)
+
+
+def _backward(
+    blocks: Blocks,
+    batches: Sequence[Any],
+    folder: Path,
+    index: int,
+    block: nn.Module,
+    layers: Mapping[str, nn.Module],
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """Run a block backward over a few batches: E[g g'] of each layer. Writes the gradients at its inputs."""
+    last = index == len(blocks.names) - 1
+    inputs = _read(folder / f"inputs-{index}.safetensors")["x"] if index else None
+    incoming = None if last else _read(folder / f"gradients-{index}.safetensors")["g"]
+    sums, rows, outgoing = dict[str, torch.Tensor](), dict.fromkeys(layers, 0), []
+
+    def add(name: str, layer: nn.Module, g: torch.Tensor) -> None:
+        g = outputs_as_rows(layer, g)
+        sums[name] = sums[name] + g.T @ g if name in sums else (g.T @ g).double()
+        rows[name] += len(g)
+
+    def watch(name: str, layer: nn.Module, arguments: tuple[Any, ...], out: torch.Tensor) -> None:
+        if not out.requires_grad:
+            out.requires_grad_()  # nothing before it does: inputs are tokens or data, and weights are not trained
+        out.register_hook(lambda g: add(name, layer, g.detach()))
+
+    with _hooked(layers, watch):
+        for j, batch in enumerate(batches):
+            first = blocks.start(batch) if inputs is None or j == 0 else None
+            hidden = first if inputs is None else inputs[j].requires_grad_()
+            out = blocks.run(index, block, hidden)
+            if incoming is None:
+                # A generator a batch: the draws do not depend on how many batches there are.
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + j)
+                blocks.draw(batch, out, generator).backward()
+            else:
+                out.backward(incoming[j])
+            if inputs is not None:
+                outgoing.append(hidden.grad)
+    if outgoing:
+        _write(folder / f"gradients-{index - 1}.safetensors", {"g": torch.stack(outgoing)})
+    return {name: total / rows[name] for name, total in sums.items()}
+
+
+Hook = Callable[[str, nn.Module, tuple[Any, ...], torch.Tensor], None]
+
+
+@contextmanager
+def _hooked(layers: Mapping[str, nn.Module], hook: Hook) -> Iterator[None]:
+    """Call ``hook(name, layer, arguments, output)`` whenever a layer runs meanwhile."""
+    handles = [
+        layer.register_forward_hook(lambda module, x, out, name=name: hook(name, module, x, out))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _write_block(
+    folder: Path,
+    index: int,
+    prefix: str,
+    layers: Mapping[str, nn.Module],
+    L: Mapping[str, torch.Tensor],
+    samples: int,
+) -> None:
+    file = folder / f"grams-{index}.safetensors"
+    sums, owner = _read(file), _facts(file, "owner")
+    tensors, facts = dict[str, torch.Tensor](), {}
+    for name, layer in layers.items():
+        full = f"{prefix}.{name}" if prefix else name
+        if name not in owner or (L and name not in L):
+            raise ValueError(f"nothing passed through {full}: leave it out with skip")
+        shift, rows = sums[f"{owner[name]}.shift"], sums[f"{owner[name]}.rows"]
+        off = sums[f"{owner[name]}.s"] / rows  # how far the mean is from the shift
+        mean, left = shift + off, L.get(name)
+        centred = sums[f"{owner[name]}.R"] / rows - torch.outer(off, off)
+        W = matrix_of(layer).double().cpu()
+        # Rows a sample are counted in R: a convolution acts at every place, an expert on its share of tokens.
+        R = centred * (rows / samples)
+        if bias_of(layer) is None:
+            R = R + torch.outer(mean, mean) * (rows / samples)
+        if not bool(R.isfinite().all()) or (left is not None and not bool(left.isfinite().all())):
+            raise ValueError(f"what passes through {full} is not finite: the model is damaged")
+        found = metric_svd(W, left, R)
+        rank = int((found.squares > 0).sum())
+        factors = found.cut(rank)
+        tensors[f"{full}.squares"] = found.squares[:rank].contiguous()
+        tensors[f"{full}.left"] = factors.left.float().contiguous()
+        tensors[f"{full}.right"] = factors.right.float().contiguous()
+        tensors[f"{full}.mean"] = mean.float()
+        facts[full] = {"shape": list(W.shape), "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
+    _write(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
+
+
+def _write(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    part = file.with_suffix(".part")
+    try:
+        save_file({name: x.cpu() for name, x in tensors.items()}, str(part), metadata)
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(f"{file}: cannot be written: {error}") from None
+    os.replace(part, file)  # whole, or not there
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    return load_file(str(file))
+
+
+def _facts(file: Path, name: str) -> Any:
+    with safe_open(str(file), framework="pt") as opened:
+        return json.loads((opened.metadata() or {})[name])

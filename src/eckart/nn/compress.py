@@ -1,0 +1,128 @@
+"""Compressing a network: decompose its layers, plan their ranks, put layers of low rank in their place.
+
+    W  ->  X of rank k,   b' = b + (W - X) mu
+
+For any torch network in memory. A model directory that is larger than memory: hf.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from eckart.nn.blocks import WholeNetwork
+from eckart.nn.calibrate import Decomposition, decompose
+from eckart.nn.plan import RankPlan, plan_ranks
+from eckart.nn.surgery import bias_of, empty_low_rank, low_rank_tensors, replace_layer
+
+__all__ = ["compress", "compressed_tensors", "put_in_place"]
+
+
+def compress(
+    network: nn.Module,
+    batches: Sequence[Any],
+    keep: float = 0.8,
+    *,
+    patterns: Sequence[str] = ("*",),
+    skip: Sequence[str] = (),
+    gradients: int = 8,
+    draw: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
+    pivoted: bool = True,
+    seed: int = 0,
+) -> RankPlan:
+    """Compress a network in place: linear layers and convolutions become ones of low rank.
+
+    Parameters
+    ----------
+    network : Module
+        In evaluation mode; on the CPU or a GPU.
+    batches : sequence
+        Inputs to calibrate with: a mapping (passed as keywords), a tuple (as arguments) or a tensor each.
+    keep : float
+        Share of the numbers of these layers that stays, above 0 and at most 1.
+    patterns, skip : sequence of str
+        Names of layers, or their last parts, with ``*`` for anything: which ones are compressed.
+    gradients : int
+        How many batches also say what a layer's error does to the network's output; with 0 it counts by its size.
+    draw : callable, optional
+        ``draw(output, generator)``, a number whose gradient is a draw from the loss's curvature at the output. By
+        default that of half the squared distance between outputs.
+    pivoted : bool
+        Store k (m + n - k) numbers a layer, not (m + n) k.
+    seed : int
+
+    Returns
+    -------
+    RankPlan
+        What was done, with the predicted loss.
+
+    Raises
+    ------
+    ValueError
+        No such layers, an argument out of range, a budget that cannot be met; the network is then as it was.
+
+    References
+    ----------
+    See `eckart.nn.calibrate` and `eckart.core.lowrank`.
+
+    Examples
+    --------
+    >>> _ = torch.manual_seed(0)
+    >>> network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> plan = compress(network, [torch.randn(64, 16)], keep=0.7, gradients=0)
+    >>> 0.6 < plan.keep <= 0.7, type(network[0]).__name__
+    (True, 'LowRankLinear')
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
+    with TemporaryDirectory() as folder:
+        wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+        found = decompose(WholeNetwork(network, draw), batches, folder, **wanted)
+        plan = plan_ranks(found.layers, keep, pivoted=pivoted)
+        put_in_place(network, found, plan)
+    return plan
+
+
+def put_in_place(network: nn.Module, found: Decomposition, plan: RankPlan) -> None:
+    """Replace the layers of a network that a plan gives a rank."""
+    for name, layer_plan in plan.layers.items():
+        if layer_plan.rank is None:
+            continue
+        layer = network.get_submodule(name)
+        new = empty_low_rank(layer, layer_plan.rank, plan.pivoted)
+        new.load_state_dict(compressed_tensors(layer.weight.detach(), bias_of(layer), found, name, plan))
+        replace_layer(network, name, new)
+
+
+def compressed_tensors(
+    weight: torch.Tensor, bias: torch.Tensor | None, found: Decomposition, name: str, plan: RankPlan
+) -> dict[str, torch.Tensor]:
+    """Give the tensors of one layer at the rank that a plan gives it, in float32: left, right, order, bias.
+
+    Parameters
+    ----------
+    weight : Tensor
+        As the layer has it: (m, n), (n, m) or (m, c, kh, kw).
+    bias : Tensor of shape (m,), optional
+    found : Decomposition
+    name : str
+        Of a layer of both; its rank is not None.
+    plan : RankPlan
+    """
+    rank = plan.layers[name].rank
+    assert rank is not None
+    factors, mean = found.cut(name, rank)
+    tensors = low_rank_tensors(factors, plan.pivoted)
+    tensors = {part: x if x.dtype == torch.int32 else x.float().contiguous() for part, x in tensors.items()}
+    if weight.ndim > 2:
+        tensors["right"] = tensors["right"].reshape(rank, *weight.shape[1:])
+    if bias is not None:
+        W = weight.T if found.layers[name].transposed else weight.flatten(1)
+        W, mean = W.double().cpu(), mean.double()
+        lost = W @ mean - factors.left.double() @ (factors.right.double().T @ mean)
+        tensors["bias"] = (bias.double().cpu() + lost).float()
+    return tensors

@@ -1,0 +1,329 @@
+"""Compressing a model directory into another: tensors pass through one shard at a time.
+
+What was not compressed is copied as it is; factors take the dtype of the weights they replace. The new directory is
+written beside the target and renamed into its place, so that there is never half a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+import eckart
+from eckart.core.replace import flush, locked, scratch_of, swap, sweep
+from eckart.nn.blocks import LanguageBlocks
+from eckart.nn.calibrate import Decomposition, Progress, decompose
+from eckart.nn.compress import compressed_tensors
+from eckart.nn.plan import RankPlan, plan_ranks
+from eckart.nn.weights import Weights, read_config
+
+__all__ = ["check_target", "compress_model", "decompose_directory", "work_beside", "write_compressed"]
+
+METHOD = "eckart"  # as hf.py registers it
+_SHARD = 1 << 30  # bytes a file: what is in memory while it is written
+_COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")  # tokenizers, templates, terms; no code
+
+
+class Written(NamedTuple):
+    """What a compressed model takes."""
+
+    bytes_before: int
+    bytes_after: int
+
+
+def work_beside(out: str | os.PathLike[str]) -> Path:
+    """Where the decomposed layers of a run that writes `out` are kept until it is done."""
+    target = Path(os.path.realpath(out))
+    return target.with_name(f".{target.name}.eckart-work")
+
+
+def compress_model(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    windows: torch.Tensor,
+    keep: float = 0.8,
+    *,
+    plan: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
+    patterns: tuple[str, ...] = ("*",),
+    skip: tuple[str, ...] = (),
+    gradients: int = 8,
+    pivoted: bool = True,
+    multiple: int = 1,
+    dense: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compress a causal language model from a directory into another.
+
+    Parameters
+    ----------
+    model, out : path
+        `out` is written whole or not at all; a compressed model that is there is replaced.
+    windows : (windows, context) int64
+        Tokens to calibrate with, as `eckart.nn.language.windows_of` gives them.
+    keep : float
+        Share of the numbers of the compressed layers that stays; those in the model's blocks.
+    plan : path, optional
+        Ranks from a file, in place of `keep`, `pivoted` and `multiple`.
+    work : path, optional
+        See `decompose_directory`; by default beside `out`, and deleted at the end.
+    patterns, skip, gradients, seed, progress
+        As in `eckart.nn.calibrate.decompose`.
+    pivoted, multiple
+        As in `eckart.nn.plan.plan_ranks`.
+    dense : bool
+        As in `write_compressed`.
+
+    Returns
+    -------
+    dict
+        The certificate: predicted rise of the loss, shares kept, bytes.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, OSError, ValueError
+        See `decompose_directory`, `eckart.nn.plan.plan_ranks` and `write_compressed`.
+    """
+    check_target(out)
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
+    folder = work_beside(out) if work is None else Path(work)
+    wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    found = decompose_directory(model, windows, folder, progress=progress, **wanted)
+    if plan is None:
+        chosen = plan_ranks(found.layers, keep, pivoted=pivoted, multiple=multiple)
+    else:
+        chosen = RankPlan.load(plan, found.layers)
+    weights = Weights(model)
+    numbers = sum(math.prod(weights.shape(name)) for name in weights)
+    saved = sum(x.dense - x.numbers for x in chosen.layers.values())
+    certificate: dict[str, Any] = {
+        "eckart": eckart.__version__,
+        "keep": chosen.keep,
+        "keep_of_model": 1 - saved / numbers,
+        "layers": len(chosen.layers),
+        "as_they_are": sum(x.rank is None for x in chosen.layers.values()),
+        "pivoted": chosen.pivoted,
+        "dense": dense,
+        "predicted_loss": chosen.loss,
+        "calibration": {"windows": len(windows), "context": windows.shape[1], "gradients": gradients, "seed": seed},
+    }
+    certificate |= write_compressed(model, out, found, chosen, certificate, dense=dense, progress=progress)._asdict()
+    if work is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return certificate
+
+
+def check_target(out: str | os.PathLike[str]) -> Path:
+    """Refuse a target that is something else than a compressed model or an empty directory.
+
+    Raises
+    ------
+    FileExistsError
+    """
+    target = Path(os.path.realpath(out))
+    if target.is_dir() and any(target.iterdir()):
+        try:
+            ours = read_config(target)["quantization_config"]["quant_method"] == METHOD
+        except (ValueError, KeyError, TypeError, OSError):
+            ours = (target / "eckart.json").exists()
+        if not ours:
+            raise FileExistsError(f"{out} holds something else than a model that eckart compressed: choose a new name")
+    elif target.exists() and not target.is_dir():
+        raise FileExistsError(f"{out} is a file: choose a new name for a directory")
+    return target
+
+
+def decompose_directory(
+    model: str | os.PathLike[str],
+    windows: torch.Tensor,
+    work: str | os.PathLike[str],
+    *,
+    patterns: tuple[str, ...] = ("*",),
+    skip: tuple[str, ...] = (),
+    gradients: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Decomposition:
+    """Decompose the layers in the blocks of a causal language model.
+
+    Parameters
+    ----------
+    model : path
+        Directory with config.json and safetensors.
+    windows : (windows, context) int64
+        Tokens to calibrate with.
+    work : path
+        Where the decomposed layers are kept: about twice the size of the layers in float32, and while it runs the
+        blocks' inputs. A run that was killed goes on from there, and the same input does nothing again; what
+        is there of another input is deleted.
+    patterns, skip, gradients, seed, progress
+        As in `eckart.nn.calibrate.decompose`.
+
+    Returns
+    -------
+    Decomposition
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, OSError
+        No such model, one that is damaged or compressed already, or no space on the disk.
+    """
+    config = read_config(model)
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "something")
+        raise ValueError(f"{model} is quantized or compressed already, by {method}: start from the original")
+    blocks = LanguageBlocks(model)
+    work = Path(work)
+    facts = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    facts |= {"tokens": hashlib.sha256(windows.numpy().tobytes()).hexdigest(), "shape": list(windows.shape)}
+    facts |= {"config": config, "weights": Weights(model).fingerprint()}
+    text = json.dumps(facts, sort_keys=True)
+    if work.exists() and (not (work / "input.json").exists() or (work / "input.json").read_text() != text):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "input.json").write_text(text)
+    batches = list(windows[:, None])
+    wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    return decompose(blocks, batches, work, progress=progress, **wanted)
+
+
+def write_compressed(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    found: Decomposition,
+    plan: RankPlan,
+    certificate: Mapping[str, Any],
+    *,
+    dense: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write the compressed model.
+
+    Parameters
+    ----------
+    model, out : path
+        `out` is replaced whole, if `check_target` lets it.
+    found : Decomposition
+    plan : RankPlan
+    certificate : mapping
+        Kept as eckart.json.
+    dense : bool
+        Multiply the factors out: as large as the original, for programs that know nothing of factors.
+    progress : callable, optional
+
+    Returns
+    -------
+    Written
+
+    Raises
+    ------
+    FileExistsError, OSError
+        The target is something else, or the disk is full; nothing is left behind.
+    """
+    target, weights, source = check_target(out), Weights(model), Path(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ranks = {name: layer.rank for name, layer in plan.layers.items() if layer.rank is not None}
+    size = int(weights.bytes() * 1.01) + (8 << 20)  # never larger than the original, and its index
+    if shutil.disk_usage(target.parent).free < size:
+        raise OSError(f"{out}: the disk has too little space left, the model may take {size / 1e6:,.0f} MB")
+    with ExitStack() as held:
+        with locked(target.parent):
+            sweep(target)
+            scratch = scratch_of(target)
+            scratch.mkdir()
+            held.enter_context(locked(scratch))
+        held.callback(shutil.rmtree, scratch, ignore_errors=True)
+        _write_shards(scratch, _tensors(weights, found, plan, dense, progress))
+        for pattern in _COPIED:
+            for file in source.glob(pattern):
+                if file.is_file() and not file.name.endswith(".safetensors.index.json"):
+                    shutil.copyfile(file, scratch / file.name)
+        config = read_config(model)
+        if not dense:
+            config["quantization_config"] = {
+                "quant_method": METHOD,
+                "format_version": 1,
+                "pivoted": plan.pivoted,
+                "ranks": ranks,
+            }
+        (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
+        plan.save(scratch / "plan.json")
+        for file in scratch.iterdir():
+            flush(file)
+        flush(scratch)
+        with locked(target.parent):
+            check_target(out)
+            swap(scratch, target)
+    return Written(weights.bytes(), Weights(target).bytes())
+
+
+def _tensors(
+    weights: Weights, found: Decomposition, plan: RankPlan, dense: bool, progress: Progress | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of the new model: copied, or in place of a layer's weight and bias its factors."""
+    done = 0
+    for name in weights:
+        layer, _, part = name.rpartition(".")
+        if layer not in plan.layers or plan.layers[layer].rank is None:
+            yield name, weights.read(name)
+            continue
+        if part != "weight":
+            continue  # the bias comes with it
+        weight = weights.read(name)
+        bias = weights.read(f"{layer}.bias") if f"{layer}.bias" in weights else None
+        tensors = compressed_tensors(weight, bias, found, layer, plan)
+        if dense:
+            order = tensors.pop("order", None)
+            left, right = tensors.pop("left"), tensors.pop("right").flatten(1)
+            product = left @ right if order is None else torch.cat([right, left @ right])[order]
+            transposed = found.layers[layer].transposed
+            tensors["weight"] = product.T if transposed else product.reshape(weight.shape)
+        for new, tensor in tensors.items():
+            yield f"{layer}.{new}", (tensor if tensor.dtype == torch.int32 else tensor.to(weight.dtype)).contiguous()
+        done += 1
+        if progress:
+            progress("writing", done, sum(x.rank is not None for x in plan.layers.values()))
+
+
+def _write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    shards: list[list[str]] = []
+    held: dict[str, torch.Tensor] = {}
+
+    def write() -> None:
+        file = folder / f"part-{len(shards)}.safetensors"
+        try:
+            save_file(held, str(file), {"format": "pt"})
+        except Exception as error:  # safetensors has an exception of its own for a full disk
+            raise OSError(f"{file}: cannot be written: {error}") from None
+        shards.append(list(held))
+        held.clear()
+
+    for name, tensor in tensors:
+        if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > _SHARD:
+            write()
+        held[name] = tensor
+    write()
+    if len(shards) == 1:
+        os.rename(folder / "part-0.safetensors", folder / "model.safetensors")
+        return
+    where, total = {}, 0
+    for i, names in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        os.rename(folder / f"part-{i}.safetensors", folder / file)
+        total += (folder / file).stat().st_size
+        where |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")

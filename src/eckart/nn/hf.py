@@ -1,0 +1,100 @@
+"""Compressed models in transformers: ``import eckart``, then ``AutoModelForCausalLM.from_pretrained(folder)``.
+
+transformers lets packages register a way of storing weights under a name, its "quantization method"; ours is "eckart",
+and a model's config.json says which layer has which rank. Before weights are loaded the layers are replaced, after the
+files were seen to hold factors of just these shapes: a layer that is missing would otherwise be filled with noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from eckart.nn.surgery import empty_low_rank, layers_of, replace_layer
+
+__all__ = ["METHOD", "LowRankConfig", "LowRankLoader"]
+
+METHOD = "eckart"
+
+
+@register_quantization_config(METHOD)
+class LowRankConfig(QuantizationConfigMixin):
+    """What config.json says of a compressed model.
+
+    Parameters
+    ----------
+    ranks : dict of str to int
+        Rank of every layer that was replaced.
+    pivoted : bool
+        Form of the factors.
+    format_version : int
+    """
+
+    def __init__(self, ranks: dict[str, int], pivoted: bool, format_version: int = 1, quant_method: str = METHOD):
+        if format_version != 1:
+            raise ValueError(f"config.json: format_version is {format_version!r}, expected 1: update eckart")
+        if not isinstance(ranks, dict) or not all(type(k) is int and k >= 0 for k in ranks.values()):
+            raise ValueError("config.json: quantization_config.ranks is not a number for each layer")
+        if not isinstance(pivoted, bool):
+            raise ValueError(f"config.json: quantization_config.pivoted is {pivoted!r}, expected true or false")
+        self.quant_method = quant_method  # type: ignore[assignment]  (a name of transformers' own, or any string)
+        self.ranks, self.pivoted, self.format_version = ranks, pivoted, format_version
+
+
+@register_quantizer(METHOD)
+class LowRankLoader(HfQuantizer):
+    """Puts empty layers of low rank into a model that transformers is about to fill."""
+
+    quantization_config: LowRankConfig
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to compress while loading: that takes a calibration."""
+        if not self.pre_quantized:
+            raise ValueError("this model is not compressed: eckart compress does that, loading does not")
+
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        config = self.quantization_config
+        layers = layers_of(model)
+        for name, rank in config.ranks.items():
+            if name not in layers:
+                raise ValueError(f"config.json gives {name!r} a rank, and the model has no such layer")
+            most = min(layers[name].weight.flatten(1).shape)
+            if rank > most:
+                raise ValueError(f"config.json gives {name} rank {rank}, expected at most {most}")
+            replace_layer(model, name, empty_low_rank(layers[name], rank, config.pivoted))
+        _check_files(model, config, checkpoint_files or [])
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        for name in self.quantization_config.ranks if self.quantization_config.pivoted else ():
+            order = model.get_submodule(name).order
+            if not torch.equal(order.sort().values, torch.arange(len(order), dtype=order.dtype, device=order.device)):
+                raise ValueError(f"{name}.order is no permutation: the model is damaged")
+
+    def is_serializable(self) -> bool:
+        """Whether ``save_pretrained`` writes it as it is: yes."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether it can be trained: yes, factors are parameters."""
+        return True
+
+
+def _check_files(model: nn.Module, config: LowRankConfig, files: list[str]) -> None:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    for name in config.ranks:
+        for part, tensor in model.get_submodule(name).state_dict().items():
+            if shapes.get(f"{name}.{part}") != tuple(tensor.shape):
+                got = shapes.get(f"{name}.{part}", "not there")
+                raise ValueError(f"{name}.{part} is {got} in the files, expected the shape {tuple(tensor.shape)}")

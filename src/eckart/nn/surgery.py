@@ -1,0 +1,161 @@
+"""Which layers of a network are matrices, and putting others in their place.
+
+A linear layer is its (m, n) weight; GPT-2's Conv1D the transpose of its; a convolution with one group the
+(m, c kh kw) matrix that acts on patches. The rest of the library sees only these matrices.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from eckart.core.lowrank import LowRank, Pivoted
+from eckart.nn.linear import LowRankConv2d, LowRankLinear
+
+__all__ = [
+    "bias_of",
+    "empty_low_rank",
+    "is_conv1d",
+    "layers_of",
+    "low_rank_tensors",
+    "matrix_of",
+    "outputs_as_rows",
+    "replace_layer",
+    "rows_of",
+]
+
+
+def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """Find the layers that are matrices, in the order of the network.
+
+    Parameters
+    ----------
+    network : Module
+    patterns, skip : sequence of str
+        Names as ``named_modules`` gives them, or parts after a dot; ``*`` stands for anything. A layer is taken when
+        one of `patterns` matches and none of `skip`.
+
+    Returns
+    -------
+    dict of str to Module
+
+    Raises
+    ------
+    ValueError
+        A pattern matches nothing.
+
+    Examples
+    --------
+    >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> list(layers_of(network)), list(layers_of(network, skip=["0"]))
+    (['0', '2'], ['2'])
+    """
+    every = {name: layer for name, layer in network.named_modules() if _is_matrix(layer)}
+    if not every:
+        raise ValueError(f"{type(network).__name__} has no layer of a kind that can be compressed: Linear, Conv2d")
+    for pattern in (*patterns, *skip):
+        if not any(_matches(name, pattern) for name in every):
+            last = sorted({name.rpartition(".")[2] for name in every})
+            near = difflib.get_close_matches(pattern, [*last, *every], 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"no layer matches {pattern!r}: {hint}The network has {', '.join(last[:12])}")
+    return {
+        name: layer
+        for name, layer in every.items()
+        if any(_matches(name, p) for p in patterns) and not any(_matches(name, p) for p in skip)
+    }
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*.{pattern}")
+
+
+def _is_matrix(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and layer.padding_mode == "zeros"
+    # A subclass may compute something else; transformers' Conv1D is one class of its own.
+    return type(layer) is nn.Linear or is_conv1d(layer)
+
+
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether a layer is the linear one of GPT-2, whose weight is (n, m)."""
+    return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
+
+
+def matrix_of(layer: nn.Module) -> torch.Tensor:
+    """Give the (m, n) matrix of a layer; it shares memory with the weight."""
+    weight = layer.weight.detach()
+    return weight.T if is_conv1d(layer) else weight.flatten(1)
+
+
+def bias_of(layer: nn.Module) -> torch.Tensor | None:
+    """Give the bias of a layer, (m,), if it has one."""
+    return None if layer.bias is None else layer.bias.detach()
+
+
+def rows_of(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Lay the inputs of a layer out as the rows that its matrix acts on: (rows, n)."""
+    if not isinstance(layer, nn.Conv2d):
+        return x.reshape(-1, x.shape[-1])
+    # Patches of one image after another, a row a place; the kernel's layout is (c, kh, kw), as unfold's.
+    if isinstance(layer.padding, str):
+        pad = layer._reversed_padding_repeated_twice  # what "same" means here; torch computes it for its own forward
+        x, padding = F.pad(x, pad), (0, 0)
+    else:
+        padding = layer.padding
+    patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)  # type: ignore[arg-type]
+    return patches.transpose(1, 2).reshape(-1, patches.shape[1])
+
+
+def outputs_as_rows(layer: nn.Module, y: torch.Tensor) -> torch.Tensor:
+    """Lay the outputs of a layer out as rows, in the order of `rows_of`: (rows, m)."""
+    if isinstance(layer, nn.Conv2d):
+        y = y.movedim(-3, -1)
+    return y.reshape(-1, y.shape[-1])
+
+
+def empty_low_rank(layer: nn.Module, rank: int, pivoted: bool = True) -> LowRankLinear | LowRankConv2d:
+    """Make the layer of low rank that can take the place of another: zeros, on its device, in its dtype.
+
+    Parameters
+    ----------
+    layer : Module
+        One of `layers_of`.
+    rank : int
+    pivoted : bool
+    """
+    like = {"bias": layer.bias is not None, "pivoted": pivoted}
+    like |= {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    if isinstance(layer, nn.Conv2d):
+        shape = (layer.in_channels, layer.out_channels, layer.kernel_size)
+        return LowRankConv2d(*shape, rank, layer.stride, layer.padding, layer.dilation, **like)
+    n, m = layer.weight.shape if is_conv1d(layer) else reversed(layer.weight.shape)
+    return LowRankLinear(n, m, rank, **like)
+
+
+def low_rank_tensors(factors: LowRank, pivoted: bool = True) -> dict[str, torch.Tensor]:
+    """Give the tensors of a layer of low rank but its bias, by name: left, right and, if pivoted, order.
+
+    Parameters
+    ----------
+    factors : LowRank
+        Of an (m, n) matrix, torch.
+    pivoted : bool
+    """
+    if not pivoted:
+        return {"left": factors.left, "right": factors.right.T}
+    found = Pivoted.of(LowRank(factors.left.numpy(force=True), factors.right.numpy(force=True)))
+    place = torch.empty(len(found.order), dtype=torch.int32)
+    place[torch.from_numpy(found.order)] = torch.arange(len(found.order), dtype=torch.int32)
+    return {"left": torch.from_numpy(found.rest), "right": torch.from_numpy(found.pivots), "order": place}
+
+
+def replace_layer(network: nn.Module, name: str, new: nn.Module) -> None:
+    """Put a layer in the place of the one of that name."""
+    parent, _, last = name.rpartition(".")
+    setattr(network.get_submodule(parent), last, new)

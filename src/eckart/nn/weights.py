@@ -1,0 +1,113 @@
+"""The tensors of a model directory: one is read when it is asked for, whatever its shards are.
+
+Only safetensors are read; a file that would have to be unpickled is refused with a sentence. What a file claims of
+itself is checked before anything of it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+__all__ = ["Weights", "read_config"]
+
+_ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Weights:
+    """Tensors of a model directory, by name.
+
+    Parameters
+    ----------
+    folder : path
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No such directory, no safetensors in it, or an index that does not fit the files.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{folder} is no directory: expected that of a Hugging Face model")
+        if (self.folder / _INDEX).exists():
+            try:
+                listed = json.loads((self.folder / _INDEX).read_bytes())["weight_map"]
+                files = sorted({str(file) for file in listed.values()})
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{self.folder / _INDEX} is no index of weights") from None
+        elif (self.folder / _ONE).exists():
+            files = [_ONE]
+        else:
+            pickled = any(self.folder.glob("*.bin")) or any(self.folder.glob("*.pt"))
+            reason = "its weights are pickled; save them as safetensors" if pickled else f"it has no {_ONE}"
+            raise FileNotFoundError(f"{folder}: {reason}")
+        self._open: dict[str, Any] = {}
+        self._where: dict[str, str] = {}
+        for file in files:
+            if Path(file).name != file:
+                raise ValueError(f"{self.folder / _INDEX} names the file {file!r}, expected one beside it")
+            try:
+                self._open[file] = safe_open(str(self.folder / file), framework="pt")
+            except SafetensorError as error:
+                raise ValueError(f"{self.folder / file} is damaged: {error}") from None
+            for name in self._open[file].keys():  # noqa: SIM118  (no mapping)
+                self._where[name] = file
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, unread."""
+        return tuple(self._open[self._where[name]].get_slice(name).get_shape())
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read a tensor in its own dtype.
+
+        Raises
+        ------
+        ValueError
+            A value in it is not finite.
+        """
+        tensor = self._open[self._where[name]].get_tensor(name)
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            file = self.folder / self._where[name]
+            raise ValueError(f"{file}: {name} has a value that is not finite: the model is damaged")
+        return tensor
+
+    def bytes(self) -> int:
+        """Size of the files."""
+        return sum((self.folder / file).stat().st_size for file in self._open)
+
+    def fingerprint(self) -> list[list[object]]:
+        """Say which files these are: names, sizes and times of change."""
+        stats = [(file, (self.folder / file).stat()) for file in sorted(self._open)]
+        return [[file, x.st_size, x.st_mtime_ns] for file, x in stats]
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a model directory's config.json.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        It is not there, or is no JSON object.
+    """
+    path = Path(folder) / "config.json"
+    config: Any = None
+    with suppress(ValueError):
+        config = json.loads(path.read_bytes())
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return config
