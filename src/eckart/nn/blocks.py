@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from eckart.core.extras import needed
 from eckart.nn.weights import Weights
 
-__all__ = ["Blocks", "LanguageBlocks", "WholeNetwork"]
+__all__ = ["Blocks", "LanguageBlocks", "WholeNetwork", "drawn_label_loss"]
 
 
 class Blocks(Protocol):
@@ -92,6 +92,19 @@ class WholeNetwork:
     def draw(self, batch: Any, hidden: Any, generator: torch.Generator) -> torch.Tensor:
         """See `Blocks.draw`."""
         return self._draw(hidden, generator)
+
+
+def drawn_label_loss(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Sum the losses of labels that are drawn from the predictions themselves.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (tokens, vocabulary)
+    generator : Generator
+    """
+    with torch.no_grad():
+        labels = torch.multinomial(torch.softmax(logits.float(), -1), 1, generator=generator)[:, 0]
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
 def _gaussian(output: Any, generator: torch.Generator) -> torch.Tensor:
@@ -218,11 +231,8 @@ class LanguageBlocks:
             return self.model(batch, use_cache=False).logits
 
     def draw(self, batch: torch.Tensor, hidden: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Give the loss of labels that the model itself draws: its curvature is that of the KL divergence."""
-        logits = self.logits(batch, hidden)[0]
-        with torch.no_grad():
-            labels = torch.multinomial(torch.softmax(logits.float(), -1), 1, generator=generator)[:, 0]
-        return F.cross_entropy(logits.float(), labels, reduction="sum")
+        """See `Blocks.draw`: the curvature is that of the KL divergence of the model's predictions."""
+        return drawn_label_loss(self.logits(batch, hidden)[0], generator)
 
     @contextmanager
     def _instead(self, forward: Callable[..., Any]) -> Iterator[None]:

@@ -96,6 +96,7 @@ def decompose(
     patterns: Sequence[str] = ("*",),
     skip: Sequence[str] = (),
     gradients: int = 8,
+    damping: float = 1.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Decomposition:
@@ -113,6 +114,9 @@ def decompose(
         Which layers, as in `eckart.nn.surgery.layers_of`.
     gradients : int
         How many of the batches, from the first on, also give gradients; 0 for a metric without a left side.
+    damping : float
+        How much of the identity is added to L and to R, in medians of their diagonals. What was seen on a few windows
+        is then less trusted; predicted losses rise by it.
     seed : int
         Of the labels that are drawn.
     progress : callable, optional
@@ -143,7 +147,7 @@ def decompose(
             block = blocks.load(index)
             layers = layers_of(block, patterns, skip)
             L = _backward(blocks, few, folder, index, block, layers, seed) if few else {}
-            _write_block(folder, index, blocks.names[index], layers, L, samples)
+            _write_block(folder, index, blocks.names[index], layers, L, samples, damping)
         for kind in ("inputs", "gradients", "grams"):
             (folder / f"{kind}-{index}.safetensors").unlink(missing_ok=True)
         told("decomposing", done + 1, count)
@@ -259,6 +263,7 @@ def _write_block(
     layers: Mapping[str, nn.Module],
     L: Mapping[str, torch.Tensor],
     samples: int,
+    damping: float,
 ) -> None:
     file = folder / f"grams-{index}.safetensors"
     sums, owner = _read(file), _facts(file, "owner")
@@ -278,7 +283,7 @@ def _write_block(
             R = R + torch.outer(mean, mean) * (rows / samples)
         if not bool(R.isfinite().all()) or (left is not None and not bool(left.isfinite().all())):
             raise ValueError(f"what passes through {full} is not finite: the model is damaged")
-        found = metric_svd(W, left, R)
+        found = metric_svd(W, None if left is None else _damped(left, damping), _damped(R, damping))
         rank = int((found.squares > 0).sum())
         factors = found.cut(rank)
         tensors[f"{full}.squares"] = found.squares[:rank].contiguous()
@@ -287,6 +292,11 @@ def _write_block(
         tensors[f"{full}.mean"] = mean.float()
         facts[full] = {"shape": list(W.shape), "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
     _write(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
+
+
+def _damped(metric: torch.Tensor, damping: float) -> torch.Tensor:
+    # The median, because a few inputs of a transformer are hundreds of times larger than all others.
+    return metric + damping * metric.diagonal().median() * torch.eye(len(metric), dtype=metric.dtype)
 
 
 def _write(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

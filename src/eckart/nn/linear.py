@@ -104,6 +104,8 @@ class LowRankConv2d(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels, self.rank, self.pivoted = in_channels, out_channels, rank, pivoted
         self.kernel_size, self.stride, self.padding, self.dilation = kernel_size, stride, padding, dilation
+        if rank < 1:
+            raise ValueError(f"rank is {rank}, expected at least 1: torch has no convolution without filters")
         shape = (rank, in_channels, *kernel_size)
         _low_rank_parameters(self, shape, out_channels, rank, bias, pivoted, device, dtype)
 
@@ -112,7 +114,9 @@ class LowRankConv2d(nn.Module):
         z = F.conv2d(x, self.right, None, self.stride, self.padding, self.dilation)
         if not self.pivoted:
             return F.conv2d(z, self.left[:, :, None, None], self.bias)
-        y = torch.cat([z, F.conv2d(z, self.left[:, :, None, None])], dim=-3).index_select(-3, self.order)
+        # (a convolution without filters is an error in torch; a product without rows is not)
+        rest = [F.conv2d(z, self.left[:, :, None, None])] if len(self.left) else []
+        y = torch.cat([z, *rest], dim=-3).index_select(-3, self.order)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     @property
