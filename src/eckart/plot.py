@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
 
-__all__ = ["best_so_far", "budgets", "calibration", "convergence", "error_by_activity", "item_map", "trials"]
+__all__ = [
+    "best_so_far",
+    "budgets",
+    "calibration",
+    "convergence",
+    "error_by_activity",
+    "item_map",
+    "layer_losses",
+    "trials",
+]
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # of Okabe and Ito: told apart by the colour-blind, and in grey
 _SERIES = (_BLUE, _ORANGE, "#777777", "#009e73", "#cc79a7")
@@ -23,47 +32,52 @@ _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, 
 _DISTANCES = (5, 12, 20, 30, 42, 56, 72)  # and how far, in points; beyond the first with a line
 
 
-def budgets(
-    table: Sequence[Mapping[str, Any]], layers: Mapping[str, tuple[int | None, float]], ax: Axes | None = None
-) -> Axes:
-    """Draw what a compression is predicted to lose: by budget, and for one budget by layer.
+def budgets(table: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
+    """Draw what a compression is predicted to lose, by budget.
 
     Parameters
     ----------
     table : sequence of mappings
         ``keep`` and ``loss`` of each budget, as ``eckart.nn.plan.table_of_budgets`` gives them.
-    layers : mapping of str to (int or None, float)
-        Rank and predicted loss of each layer of one plan, in the order of the network.
     ax : Axes, optional
-        Of the first picture; the second takes the lower half of its figure only where none is given.
 
     Returns
     -------
     Axes
-        Of the first picture.
     """
-    alone = ax is None
-    ax = ax or _new_axes(8, 8 if layers else 4)
+    ax = ax or _new_axes(7, 4)
     rows = sorted(table, key=lambda row: row["keep"])
+    least = min((row["loss"] for row in rows if row["loss"] > 0), default=1e-6)
     ax.plot([row["keep"] for row in rows], [row["loss"] for row in rows], color=_BLUE, marker="o")
-    ax.set_yscale("symlog", linthresh=max(1e-6, min((row["loss"] for row in rows if row["loss"] > 0), default=1e-6)))
+    ax.set_yscale("symlog", linthresh=least)  # all kept loses 0
     ax.set_xlabel("share of the numbers kept")
     ax.set_ylabel("predicted rise of the loss")
     ax.spines[["top", "right"]].set_visible(False)
-    if not alone or not layers:
-        return ax
-    ax.set_subplotspec(ax.figure.add_gridspec(2, 1, hspace=0.35)[0])
-    lower = ax.figure.add_subplot(ax.figure.axes[0].get_subplotspec().get_gridspec()[1])
-    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
-    for place, kind in enumerate(kinds):
-        losses = [loss for name, (_, loss) in layers.items() if name.rpartition(".")[2] == kind]
-        shade = _SERIES[place % len(_SERIES)]
-        marker = "os^Dvx*"[place // len(_SERIES) % 7]
-        lower.plot(range(len(losses)), losses, color=shade, marker=marker, markersize=4, linewidth=1, label=kind)
-    lower.set_xlabel("place in the network, from the input on")
-    lower.set_ylabel("predicted loss of the plan")
-    lower.spines[["top", "right"]].set_visible(False)
-    lower.legend(frameon=False, ncols=4, fontsize="small")
+    return ax
+
+
+def layer_losses(losses: Mapping[str, float], ax: Axes | None = None) -> Axes:
+    """Draw what each layer of a plan is predicted to lose, a line a kind of layer.
+
+    Parameters
+    ----------
+    losses : mapping of str to float
+        By name, in the order of the network; what stands after the last dot is the kind.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    ax = ax or _new_axes(7, 4)
+    for place, kind in enumerate(dict.fromkeys(name.rpartition(".")[2] for name in losses)):
+        of_kind = [loss for name, loss in losses.items() if name.rpartition(".")[2] == kind]
+        shade, marker = _SERIES[place % len(_SERIES)], "os^Dvx*"[place // len(_SERIES) % 7]
+        ax.plot(range(len(of_kind)), of_kind, color=shade, marker=marker, markersize=4, linewidth=1, label=kind)
+    ax.set_xlabel("place in the network, from the input on")
+    ax.set_ylabel("predicted rise of the loss")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, ncols=4, fontsize="small")
     return ax
 
 

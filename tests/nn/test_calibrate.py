@@ -43,7 +43,7 @@ def matrix_at(found, name, rank):
 @given(seed=seeds, bias=st.booleans())
 def test_the_predicted_error_of_a_layer_is_the_measured_one(seed, bias, tmp_path_factory):
     network, batches = small_network(seed, bias), batches_of(seed)
-    found = decompose(WholeNetwork(network), batches, tmp_path_factory.mktemp("work"), gradients=0, damping=0)
+    found = decompose(WholeNetwork(network), batches, tmp_path_factory.mktemp("work"), gradients=0, damping=(0, 0))
     inputs = passed_through(network, ["0", "2"], lambda f: [f(x) for x in batches])
     for name, layer in found.layers.items():
         x, dense = inputs[name][0], network.get_submodule(name)
@@ -78,7 +78,7 @@ def test_the_corrected_bias_never_loses(seed, tmp_path_factory):
 def test_the_metric_is_the_mean_product_of_inputs_and_of_gradients(tmp_path):
     """For one layer and a linear loss, the predicted loss of cutting it all is the one that the definition gives."""
     network, batches = nn.Sequential(nn.Linear(6, 5, bias=False)), batches_of(0, size=6)
-    found = decompose(WholeNetwork(network), batches, tmp_path, gradients=2, seed=3, damping=0)
+    found = decompose(WholeNetwork(network), batches, tmp_path, gradients=2, seed=3, damping=(0, 0))
 
     def draw(f):
         for j, x in enumerate(batches[:2]):
@@ -211,7 +211,7 @@ def test_a_language_models_predicted_loss_is_about_its_divergence(language_model
     transformers = pytest.importorskip("transformers")
     model = transformers.AutoModelForCausalLM.from_pretrained(language_model, dtype=torch.float32).eval()
     blocks = LanguageBlocks(language_model)
-    found = decompose(blocks, list(windows[:, None]), tmp_path, gradients=12, damping=0)
+    found = decompose(blocks, list(windows[:, None]), tmp_path, gradients=12, damping=(0, 0))
     plan = plan_ranks(found.layers, 0.9)
     before = model(windows).logits.log_softmax(-1).detach()
     put_in_place(model, found, plan)

@@ -112,10 +112,16 @@ def _show_budgets(
     plan = plan_ranks(layers, keep, pivoted=pivoted, multiple=multiple)
     budgets = table_of_budgets(layers, sorted({*_KEEPS, keep}, reverse=True), pivoted, multiple)
     if plot is not None:
+        from matplotlib.figure import Figure
+
         from eckart import plot as draw
 
-        ax = draw.budgets(budgets, {name: (x.rank, x.loss) for name, x in plan.layers.items()})
-        ax.figure.savefig(plot, dpi=150)
+        figure = Figure(figsize=(8, 8), layout="constrained")
+        upper, lower = figure.subplots(2)
+        draw.budgets(budgets, upper)
+        draw.layer_losses({name: x.loss for name, x in plan.layers.items()}, lower)
+        lower.set_title(f"at keep {plan.keep:.3g}", loc="left", fontsize="medium")
+        figure.savefig(plot, dpi=150)
     if as_json:
         terminal.print_json({"budgets": budgets, "plan": plan.to_dict()})
         return

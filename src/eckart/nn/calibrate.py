@@ -96,7 +96,7 @@ def decompose(
     patterns: Sequence[str] = ("*",),
     skip: Sequence[str] = (),
     gradients: int = 8,
-    damping: float = 1.0,
+    damping: tuple[float, float] = (1.0, 0.1),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Decomposition:
@@ -114,9 +114,9 @@ def decompose(
         Which layers, as in `eckart.nn.surgery.layers_of`.
     gradients : int
         How many of the batches, from the first on, also give gradients; 0 for a metric without a left side.
-    damping : float
-        How much of the identity is added to L and to R, in medians of their diagonals. What was seen on a few windows
-        is then less trusted; predicted losses rise by it.
+    damping : pair of float
+        How much of the identity is added to L and to R, in medians of their diagonals: what was seen on a few windows
+        is then less trusted. Predicted losses rise by it.
     seed : int
         Of the labels that are drawn.
     progress : callable, optional
@@ -169,7 +169,7 @@ def _forward(
     layers = layers_of(block, patterns, skip)
     sums, same = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
 
-    def add(name: str, layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def add(name: str, layer: Any, arguments: tuple[Any, ...]) -> None:
         same[name] = arguments[0]
         first = next(n for n, x in same.items() if x is arguments[0])  # q, k and v have one input: one sum for them
         if name != first:
@@ -202,7 +202,7 @@ def _backward(
     folder: Path,
     index: int,
     block: nn.Module,
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Any],
     seed: int,
 ) -> dict[str, torch.Tensor]:
     """Run a block backward over a few batches: E[g g'] of each layer. Writes the gradients at its inputs."""
@@ -211,12 +211,12 @@ def _backward(
     incoming = None if last else _read(folder / f"gradients-{index}.safetensors")["g"]
     sums, rows, outgoing = dict[str, torch.Tensor](), dict.fromkeys(layers, 0), []
 
-    def add(name: str, layer: nn.Module, g: torch.Tensor) -> None:
+    def add(name: str, layer: Any, g: torch.Tensor) -> None:
         g = outputs_as_rows(layer, g)
         sums[name] = sums[name] + g.T @ g if name in sums else (g.T @ g).double()
         rows[name] += len(g)
 
-    def watch(name: str, layer: nn.Module, arguments: tuple[Any, ...], out: torch.Tensor) -> None:
+    def watch(name: str, layer: Any, arguments: tuple[Any, ...], out: torch.Tensor) -> None:
         if not out.requires_grad:
             out.requires_grad_()  # nothing before it does: inputs are tokens or data, and weights are not trained
         out.register_hook(lambda g: add(name, layer, g.detach()))
@@ -224,7 +224,7 @@ def _backward(
     with _hooked(layers, watch):
         for j, batch in enumerate(batches):
             first = blocks.start(batch) if inputs is None or j == 0 else None
-            hidden = first if inputs is None else inputs[j].requires_grad_()
+            hidden: Any = first if inputs is None else inputs[j].requires_grad_()
             out = blocks.run(index, block, hidden)
             if incoming is None:
                 # A generator a batch: the draws do not depend on how many batches there are.
@@ -239,11 +239,11 @@ def _backward(
     return {name: total / rows[name] for name, total in sums.items()}
 
 
-Hook = Callable[[str, nn.Module, tuple[Any, ...], torch.Tensor], None]
+Hook = Callable[[str, Any, tuple[Any, ...], torch.Tensor], None]
 
 
 @contextmanager
-def _hooked(layers: Mapping[str, nn.Module], hook: Hook) -> Iterator[None]:
+def _hooked(layers: Mapping[str, Any], hook: Hook) -> Iterator[None]:
     """Call ``hook(name, layer, arguments, output)`` whenever a layer runs meanwhile."""
     handles = [
         layer.register_forward_hook(lambda module, x, out, name=name: hook(name, module, x, out))
@@ -260,10 +260,10 @@ def _write_block(
     folder: Path,
     index: int,
     prefix: str,
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Any],
     L: Mapping[str, torch.Tensor],
     samples: int,
-    damping: float,
+    damping: tuple[float, float],
 ) -> None:
     file = folder / f"grams-{index}.safetensors"
     sums, owner = _read(file), _facts(file, "owner")
@@ -283,7 +283,7 @@ def _write_block(
             R = R + torch.outer(mean, mean) * (rows / samples)
         if not bool(R.isfinite().all()) or (left is not None and not bool(left.isfinite().all())):
             raise ValueError(f"what passes through {full} is not finite: the model is damaged")
-        found = metric_svd(W, None if left is None else _damped(left, damping), _damped(R, damping))
+        found = metric_svd(W, None if left is None else _damped(left, damping[0]), _damped(R, damping[1]))
         rank = int((found.squares > 0).sum())
         factors = found.cut(rank)
         tensors[f"{full}.squares"] = found.squares[:rank].contiguous()

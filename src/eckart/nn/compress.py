@@ -92,7 +92,7 @@ def put_in_place(network: nn.Module, found: Decomposition, plan: RankPlan) -> No
     for name, layer_plan in plan.layers.items():
         if layer_plan.rank is None:
             continue
-        layer = network.get_submodule(name)
+        layer: Any = network.get_submodule(name)
         new = empty_low_rank(layer, layer_plan.rank, plan.pivoted)
         new.load_state_dict(compressed_tensors(layer.weight.detach(), bias_of(layer), found, name, plan))
         replace_layer(network, name, new)

@@ -23,7 +23,6 @@ __all__ = ["METHOD", "LowRankConfig", "LowRankLoader"]
 METHOD = "eckart"
 
 
-@register_quantization_config(METHOD)
 class LowRankConfig(QuantizationConfigMixin):
     """What config.json says of a compressed model.
 
@@ -47,7 +46,6 @@ class LowRankConfig(QuantizationConfigMixin):
         self.ranks, self.pivoted, self.format_version = ranks, pivoted, format_version
 
 
-@register_quantizer(METHOD)
 class LowRankLoader(HfQuantizer):
     """Puts empty layers of low rank into a model that transformers is about to fill."""
 
@@ -72,18 +70,19 @@ class LowRankLoader(HfQuantizer):
             replace_layer(model, name, empty_low_rank(layers[name], rank, config.pivoted))
         _check_files(model, config, checkpoint_files or [])
 
-    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         for name in self.quantization_config.ranks if self.quantization_config.pivoted else ():
-            order = model.get_submodule(name).order
+            order: torch.Tensor = model.get_submodule(name).order
             if not torch.equal(order.sort().values, torch.arange(len(order), dtype=order.dtype, device=order.device)):
                 raise ValueError(f"{name}.order is no permutation: the model is damaged")
+        return model
 
-    def is_serializable(self) -> bool:
+    def is_serializable(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride]  (typed as giving nothing)
         """Whether ``save_pretrained`` writes it as it is: yes."""
         return True
 
     @property
-    def is_trainable(self) -> bool:
+    def is_trainable(self) -> bool:  # pyright: ignore
         """Whether it can be trained: yes, factors are parameters."""
         return True
 
@@ -98,3 +97,7 @@ def _check_files(model: nn.Module, config: LowRankConfig, files: list[str]) -> N
             if shapes.get(f"{name}.{part}") != tuple(tensor.shape):
                 got = shapes.get(f"{name}.{part}", "not there")
                 raise ValueError(f"{name}.{part} is {got} in the files, expected the shape {tuple(tensor.shape)}")
+
+
+register_quantization_config(METHOD)(LowRankConfig)
+register_quantizer(METHOD)(LowRankLoader)

@@ -176,7 +176,7 @@ def needed_tokens(windows: int, context: int, stride: int | None = None, bos: bo
 
 @torch.no_grad()
 def perplexity(
-    model: Callable[..., Any],
+    model: Any,
     tokens: torch.Tensor,
     context: int = 1024,
     stride: int | None = None,

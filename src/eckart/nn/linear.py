@@ -42,6 +42,11 @@ class LowRankLinear(nn.Module):
     bias : Parameter of shape (m,), or None
     """
 
+    left: nn.Parameter
+    right: nn.Parameter
+    order: torch.Tensor
+    bias: nn.Parameter | None
+
     def __init__(
         self,
         in_features: int,
@@ -86,6 +91,11 @@ class LowRankConv2d(nn.Module):
     rank, bias, pivoted
         As in `LowRankLinear`.
     """
+
+    left: nn.Parameter
+    right: nn.Parameter
+    order: torch.Tensor
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -132,7 +142,7 @@ class LowRankConv2d(nn.Module):
 
 
 def _low_rank_parameters(
-    layer: nn.Module,
+    layer: LowRankLinear | LowRankConv2d,
     right: tuple[int, ...],
     outputs: int,
     rank: int,
@@ -150,6 +160,6 @@ def _low_rank_parameters(
         layer.register_buffer("order", torch.arange(outputs, dtype=torch.int32, device=device))
 
 
-def _multiplied(layer: nn.Module, right: torch.Tensor) -> torch.Tensor:
+def _multiplied(layer: LowRankLinear | LowRankConv2d, right: torch.Tensor) -> torch.Tensor:
     product = layer.left @ right
     return torch.cat([right, product]).index_select(0, layer.order) if layer.pivoted else product

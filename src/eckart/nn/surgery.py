@@ -1,7 +1,8 @@
 """Which layers of a network are matrices, and putting others in their place.
 
 A linear layer is its (m, n) weight; GPT-2's Conv1D the transpose of its; a convolution with one group the
-(m, c kh kw) matrix that acts on patches. The rest of the library sees only these matrices.
+(m, c kh kw) matrix that acts on patches. The rest of the library sees only these matrices. (Layers are typed as
+Any: the three kinds share no class that has a weight.)
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ __all__ = [
 ]
 
 
-def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequence[str] = ()) -> dict[str, nn.Module]:
+def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequence[str] = ()) -> dict[str, Any]:
     """Find the layers that are matrices, in the order of the network.
 
     Parameters
@@ -75,30 +77,30 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*.{pattern}")
 
 
-def _is_matrix(layer: nn.Module) -> bool:
+def _is_matrix(layer: Any) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros"
     # A subclass may compute something else; transformers' Conv1D is one class of its own.
     return type(layer) is nn.Linear or is_conv1d(layer)
 
 
-def is_conv1d(layer: nn.Module) -> bool:
+def is_conv1d(layer: Any) -> bool:
     """Whether a layer is the linear one of GPT-2, whose weight is (n, m)."""
     return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
 
 
-def matrix_of(layer: nn.Module) -> torch.Tensor:
+def matrix_of(layer: Any) -> torch.Tensor:
     """Give the (m, n) matrix of a layer; it shares memory with the weight."""
     weight = layer.weight.detach()
     return weight.T if is_conv1d(layer) else weight.flatten(1)
 
 
-def bias_of(layer: nn.Module) -> torch.Tensor | None:
+def bias_of(layer: Any) -> torch.Tensor | None:
     """Give the bias of a layer, (m,), if it has one."""
     return None if layer.bias is None else layer.bias.detach()
 
 
-def rows_of(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def rows_of(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Lay the inputs of a layer out as the rows that its matrix acts on: (rows, n)."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(-1, x.shape[-1])
@@ -112,14 +114,14 @@ def rows_of(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return patches.transpose(1, 2).reshape(-1, patches.shape[1])
 
 
-def outputs_as_rows(layer: nn.Module, y: torch.Tensor) -> torch.Tensor:
+def outputs_as_rows(layer: Any, y: torch.Tensor) -> torch.Tensor:
     """Lay the outputs of a layer out as rows, in the order of `rows_of`: (rows, m)."""
     if isinstance(layer, nn.Conv2d):
         y = y.movedim(-3, -1)
     return y.reshape(-1, y.shape[-1])
 
 
-def empty_low_rank(layer: nn.Module, rank: int, pivoted: bool = True) -> LowRankLinear | LowRankConv2d:
+def empty_low_rank(layer: Any, rank: int, pivoted: bool = True) -> LowRankLinear | LowRankConv2d:
     """Make the layer of low rank that can take the place of another: zeros, on its device, in its dtype.
 
     Parameters
@@ -129,11 +131,12 @@ def empty_low_rank(layer: nn.Module, rank: int, pivoted: bool = True) -> LowRank
     rank : int
     pivoted : bool
     """
-    like = {"bias": layer.bias is not None, "pivoted": pivoted}
+    like: dict[str, Any] = {"bias": layer.bias is not None, "pivoted": pivoted}
     like |= {"device": layer.weight.device, "dtype": layer.weight.dtype}
     if isinstance(layer, nn.Conv2d):
-        shape = (layer.in_channels, layer.out_channels, layer.kernel_size)
-        return LowRankConv2d(*shape, rank, layer.stride, layer.padding, layer.dilation, **like)
+        like |= {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
+        size: Any = layer.kernel_size
+        return LowRankConv2d(layer.in_channels, layer.out_channels, size, rank, **like)
     n, m = layer.weight.shape if is_conv1d(layer) else reversed(layer.weight.shape)
     return LowRankLinear(n, m, rank, **like)
 

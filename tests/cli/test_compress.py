@@ -1,0 +1,84 @@
+"""eckart compress and eckart perplexity, as they are called."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture
+def calibration(text, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(text)
+    return file
+
+
+FEW = ("--windows", 6, "--context", 24, "--gradients", 2)
+
+
+def test_a_model_is_compressed_and_measured(eckart, language_model, calibration, tmp_path):
+    out = tmp_path / "out"
+    made = eckart(
+        "compress", language_model, "-o", out, "--keep", 0.6, "--calibration", calibration, *FEW, "--json"
+    ).json()
+    assert 0.5 < made["keep"] <= 0.6
+    assert made["output"] == str(out)
+    assert made["calibration"] == {"windows": 6, "context": 24, "gradients": 2, "seed": 0}
+    measured = {}
+    for model in (language_model, out):
+        answer = eckart("perplexity", model, calibration, "--context", 24, "--windows", 4, "--json").json()
+        (measured[model],) = answer["texts"]
+    assert measured[out]["tokens"] == 4 * 23
+    assert measured[out]["perplexity"] != measured[language_model]["perplexity"]
+
+
+def test_a_dry_run_says_what_budgets_buy_and_is_gone_on_from(eckart, language_model, calibration, tmp_path):
+    out = tmp_path / "out"
+    asked = ("compress", language_model, "-o", out, "--calibration", calibration, *FEW)
+    dry = eckart(*asked, "--dry-run", "--json").json()
+    assert not out.exists()
+    losses = [row["loss"] for row in dry["budgets"]]
+    assert losses == sorted(losses)
+    assert dry["plan"]["keep"] <= 0.8
+    made = eckart(*asked, "--json").json()
+    assert made["predicted_loss"] == dry["plan"]["loss"]
+    assert json.loads((out / "plan.json").read_text()) == dry["plan"]
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["out", "text.txt"]
+
+
+def test_a_dry_run_draws_and_prints(eckart, language_model, calibration, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "a.png"
+    answer = eckart(
+        "compress", language_model, "--calibration", calibration, *FEW, "--dry-run", "--plot", picture, "--multiple", 4
+    )
+    assert answer.status == 0
+    assert picture.stat().st_size > 1000
+    lines = answer.out.splitlines()
+    assert lines[0].split("\t") == ["keep", "loss", "as they are"]
+    ranks = [line.split("\t")[3] for line in lines[lines.index("") + 2 :]]
+    assert all(rank == "as it is" or int(rank) % 4 == 0 for rank in ranks)
+
+
+def test_mistakes_are_answered_in_a_line(eckart, language_model, calibration, tmp_path):
+    out, empty = tmp_path / "out", tmp_path / "empty.txt"
+    empty.write_text(" ")
+    compress = ("compress", language_model, "--calibration")
+    assert "--output" in eckart(*compress, calibration).mistake(2)
+    assert "the text is empty" in eckart(*compress, empty, "-o", out).mistake()
+    assert "expected at least 1,024, one context" in eckart(*compress, calibration, "-o", out).mistake()
+    assert "No such file" in eckart(*compress, tmp_path / "no.txt", "-o", out).mistake()
+    assert "is no directory" in eckart("compress", tmp_path / "no", "--calibration", calibration, "-o", out).mistake()
+    assert "keep is 2.0" in eckart(*compress, calibration, "-o", out, *FEW, "--keep", 2).mistake()
+    assert "no layer matches 'no'" in eckart(*compress, calibration, "-o", out, *FEW, "--layer", "no").mistake()
+    assert "something else" in eckart(*compress, calibration, "-o", tmp_path, *FEW).mistake()
+    assert "is no directory" in eckart("perplexity", tmp_path / "no", calibration).mistake()
+    assert (
+        "stride is 30" in eckart("perplexity", language_model, calibration, "--context", 24, "--stride", 30).mistake()
+    )
+    assert not out.exists()
