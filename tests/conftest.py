@@ -10,20 +10,33 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
-@pytest.fixture(scope="session", params=["llama", "gpt2"])
-def language_model(request, tmp_path_factory):
-    """Directory of a random language model over 64 tokens, with a tokenizer of 64 words.
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """Directory of a random Llama: layers that share inputs, tied embeddings."""
+    return small_language_model("llama", tmp_path_factory.mktemp("llama"))
 
-    Llama shares inputs between layers and ties its embeddings; GPT-2 has biases and transposed weights.
-    """
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """Directory of a random GPT-2: biases, transposed weights."""
+    return small_language_model("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session", params=["llama", "gpt2"])
+def language_model(request):
+    """Both, one after the other."""
+    return request.getfixturevalue(request.param)
+
+
+def small_language_model(kind, folder):
+    """Write a language model over 64 tokens, with a tokenizer of 64 words."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("accelerate")
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
-    folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
-    if request.param == "llama":
+    if kind == "llama":
         config = transformers.LlamaConfig(
             **sizes,
             hidden_size=32,

@@ -51,11 +51,11 @@ def test_a_dry_run_says_what_budgets_buy_and_is_gone_on_from(eckart, language_mo
     assert sorted(x.name for x in tmp_path.iterdir()) == ["out", "text.txt"]
 
 
-def test_a_dry_run_draws_and_prints(eckart, language_model, calibration, tmp_path):
+def test_a_dry_run_draws_and_prints(eckart, llama, calibration, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "a.png"
     answer = eckart(
-        "compress", language_model, "--calibration", calibration, *FEW, "--dry-run", "--plot", picture, "--multiple", 4
+        "compress", llama, "--calibration", calibration, *FEW, "--dry-run", "--plot", picture, "--multiple", 4
     )
     assert answer.status == 0
     assert picture.stat().st_size > 1000
@@ -65,10 +65,10 @@ def test_a_dry_run_draws_and_prints(eckart, language_model, calibration, tmp_pat
     assert all(rank == "as it is" or int(rank) % 4 == 0 for rank in ranks)
 
 
-def test_mistakes_are_answered_in_a_line(eckart, language_model, calibration, tmp_path):
+def test_mistakes_are_answered_in_a_line(eckart, llama, calibration, tmp_path):
     out, empty = tmp_path / "out", tmp_path / "empty.txt"
     empty.write_text(" ")
-    compress = ("compress", language_model, "--calibration")
+    compress = ("compress", llama, "--calibration")
     assert "--output" in eckart(*compress, calibration).mistake(2)
     assert "the text is empty" in eckart(*compress, empty, "-o", out).mistake()
     assert "expected at least 1,024, one context" in eckart(*compress, calibration, "-o", out).mistake()
@@ -78,7 +78,5 @@ def test_mistakes_are_answered_in_a_line(eckart, language_model, calibration, tm
     assert "no layer matches 'no'" in eckart(*compress, calibration, "-o", out, *FEW, "--layer", "no").mistake()
     assert "something else" in eckart(*compress, calibration, "-o", tmp_path, *FEW).mistake()
     assert "is no directory" in eckart("perplexity", tmp_path / "no", calibration).mistake()
-    assert (
-        "stride is 30" in eckart("perplexity", language_model, calibration, "--context", 24, "--stride", 30).mistake()
-    )
+    assert "stride is 30" in eckart("perplexity", llama, calibration, "--context", 24, "--stride", 30).mistake()
     assert not out.exists()

@@ -25,6 +25,12 @@ def compressed(language_model, windows, tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture
+def compressed_llama(llama, windows, tmp_path):
+    compress_model(llama, tmp_path / "llama_out", windows, keep=0.6, gradients=1)
+    return tmp_path / "llama_out"
+
+
 def logits(folder, windows):
     return load_model(folder)(windows).logits
 
@@ -72,12 +78,12 @@ def test_as_factors_it_computes_the_same_in_more_numbers(language_model, windows
 
 
 @pytest.mark.parametrize("first", ["eckart", "transformers"])
-def test_plain_transformers_loads_it_after_import_eckart(compressed, first):
+def test_plain_transformers_loads_it_after_import_eckart(compressed_llama, first):
     second = {"eckart": "transformers", "transformers": "eckart"}[first]
     code = f"""
 import {first}, {second}, torch
 from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained({str(compressed)!r})
+model = AutoModelForCausalLM.from_pretrained({str(compressed_llama)!r})
 print(sum(type(x).__name__ == "LowRankLinear" for x in model.modules()))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
@@ -152,9 +158,9 @@ def test_a_work_folder_serves_every_budget(language_model, windows, tmp_path):
 # What is wrong is said, and nothing is left behind
 
 
-def damaged(language_model, tmp_path, change):
+def damaged(llama, tmp_path, change):
     folder = tmp_path / "damaged"
-    shutil.copytree(language_model, folder)
+    shutil.copytree(llama, folder)
     change(folder)
     return folder
 
@@ -196,28 +202,28 @@ def first_matrix(tensors):
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "its weights are pickled"),
     ],
 )
-def test_a_model_that_is_wrong_is_refused(language_model, windows, tmp_path, change, message):
-    folder = damaged(language_model, tmp_path, change)
+def test_a_model_that_is_wrong_is_refused(llama, windows, tmp_path, change, message):
+    folder = damaged(llama, tmp_path, change)
     with pytest.raises((ValueError, OSError), match=message):
         compress_model(folder, tmp_path / "out", windows, gradients=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_that_cannot_be_met_is_refused_and_may_be_asked_again(language_model, windows, tmp_path):
+def test_a_budget_that_cannot_be_met_is_refused_and_may_be_asked_again(llama, windows, tmp_path):
     with pytest.raises(ValueError, match=r"keep is 0\.01, and the least ranks take"):
-        compress_model(language_model, tmp_path / "out", windows, keep=0.01, gradients=1)
+        compress_model(llama, tmp_path / "out", windows, keep=0.01, gradients=1)
     with pytest.raises(ValueError, match=r"keep is 1\.5, expected a share"):
-        compress_model(language_model, tmp_path / "out", windows, keep=1.5, gradients=1)
+        compress_model(llama, tmp_path / "out", windows, keep=1.5, gradients=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_nothing(language_model, windows, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing(llama, windows, tmp_path, monkeypatch):
     from eckart.nn import directory
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(directory.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(OSError, match="too little space"):
-        compress_model(language_model, tmp_path / "out", windows, gradients=1)
+        compress_model(llama, tmp_path / "out", windows, gradients=1)
     monkeypatch.undo()
 
     def fail(*arguments):
@@ -225,19 +231,19 @@ def test_a_full_disk_leaves_nothing(language_model, windows, tmp_path, monkeypat
 
     monkeypatch.setattr(directory, "save_file", fail)
     with pytest.raises(OSError, match="cannot be written: No space left"):
-        compress_model(language_model, tmp_path / "out", windows, gradients=1)
+        compress_model(llama, tmp_path / "out", windows, gradients=1)
     assert sorted(x.name for x in tmp_path.iterdir()) == [".out.eckart-work"]  # to go on from
 
 
-def test_what_is_not_ours_is_not_replaced(language_model, windows, tmp_path, compressed):
-    compress_model(language_model, compressed, windows, keep=0.9, gradients=1)  # a compressed model is
+def test_what_is_not_ours_is_not_replaced(llama, windows, tmp_path, compressed_llama):
+    compress_model(llama, compressed_llama, windows, keep=0.9, gradients=1)  # a compressed model is
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("important")
     with pytest.raises(FileExistsError, match="something else than a model that eckart compressed"):
-        compress_model(language_model, other, windows, gradients=1)
+        compress_model(llama, other, windows, gradients=1)
     with pytest.raises(FileExistsError, match="is a file"):
-        compress_model(language_model, other / "thesis.tex", windows, gradients=1)
+        compress_model(llama, other / "thesis.tex", windows, gradients=1)
     assert (other / "thesis.tex").read_text() == "important"
 
 
@@ -259,10 +265,10 @@ def test_what_is_not_ours_is_not_replaced(language_model, windows, tmp_path, com
         (edit_json("config.json", lambda c: c.pop("quantization_config")), "weights are not in the files"),
     ],
 )
-def test_a_compressed_model_that_is_wrong_is_refused(compressed, tmp_path, change, message):
+def test_a_compressed_model_that_is_wrong_is_refused(compressed_llama, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        load_model(damaged(compressed, tmp_path, change))
+        load_model(damaged(compressed_llama, tmp_path, change))
 
 
-def test_a_tokenizer_comes_along(compressed, language_model):
-    assert load_tokenizer(compressed)("w3 w4")["input_ids"] == load_tokenizer(language_model)("w3 w4")["input_ids"]
+def test_a_tokenizer_comes_along(compressed_llama, llama):
+    assert load_tokenizer(compressed_llama)("w3 w4")["input_ids"] == load_tokenizer(llama)("w3 w4")["input_ids"]
