@@ -31,6 +31,7 @@ def compress(
     skip: Sequence[str] = (),
     gradients: int = 8,
     draw: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
+    damping: tuple[float, float] = (0.1, 0.01),
     pivoted: bool = True,
     seed: int = 0,
 ) -> RankPlan:
@@ -51,6 +52,8 @@ def compress(
     draw : callable, optional
         ``draw(output, generator)``, a number whose gradient is a draw from the loss's curvature at the output. By
         default that of half the squared distance between outputs.
+    damping : pair of float
+        As in `eckart.nn.calibrate.decompose`: less where the batches are many and like what comes.
     pivoted : bool
         Store k (m + n - k) numbers a layer, not (m + n) k.
     seed : int
@@ -80,8 +83,16 @@ def compress(
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
     with TemporaryDirectory() as folder:
-        wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
-        found = decompose(WholeNetwork(network, draw), batches, folder, **wanted)
+        found = decompose(
+            WholeNetwork(network, draw),
+            batches,
+            folder,
+            patterns=patterns,
+            skip=skip,
+            gradients=gradients,
+            damping=damping,
+            seed=seed,
+        )
         plan = plan_ranks(found.layers, keep, pivoted=pivoted)
         put_in_place(network, found, plan)
     return plan
