@@ -247,6 +247,15 @@ def test_what_is_not_ours_is_not_replaced(llama, windows, tmp_path, compressed_l
     assert (other / "thesis.tex").read_text() == "important"
 
 
+def test_a_work_folder_that_is_not_ours_is_left_alone(llama, windows, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "my-weights.safetensors").write_text("important")
+    with pytest.raises(FileExistsError, match="holds something else than decomposed layers"):
+        compress_model(llama, tmp_path / "out", windows, gradients=1, work=work)
+    assert (work / "my-weights.safetensors").read_text() == "important"
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -43,7 +43,7 @@ from eckart.core.svd import metric_svd
 from eckart.nn.blocks import Blocks
 from eckart.nn.surgery import bias_of, is_conv1d, layers_of, matrix_of, outputs_as_rows, rows_of
 
-__all__ = ["Decomposition", "Layer", "decompose"]
+__all__ = ["Decomposition", "Layer", "decompose", "forget"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -154,6 +154,13 @@ def decompose(
     return Decomposition(folder)
 
 
+def forget(folder: str | os.PathLike[str]) -> None:
+    """Delete what `decompose` has kept in a folder, and nothing else."""
+    for kind in ("stream", "inputs", "grams", "gradients", "block"):
+        for file in Path(folder).glob(f"{kind}-*.safetensors"):
+            file.unlink()
+
+
 @torch.no_grad()
 def _forward(
     blocks: Blocks,
@@ -236,7 +243,7 @@ def _backward(
                 outgoing.append(hidden.grad)
     if outgoing:
         _write(folder / f"gradients-{index - 1}.safetensors", {"g": torch.stack(outgoing)})
-    return {name: total / rows[name] for name, total in sums.items()}
+    return {name: total.cpu() / rows[name] for name, total in sums.items()}
 
 
 Hook = Callable[[str, Any, tuple[Any, ...], torch.Tensor], None]

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import eckart
 from eckart.core.replace import flush, locked, scratch_of, swap, sweep
 from eckart.nn.blocks import LanguageBlocks
-from eckart.nn.calibrate import Decomposition, Progress, decompose
+from eckart.nn.calibrate import Decomposition, Progress, decompose, forget
 from eckart.nn.compress import compressed_tensors
 from eckart.nn.plan import RankPlan, plan_ranks
 from eckart.nn.weights import Weights, read_config
@@ -177,23 +177,27 @@ def decompose_directory(
 
     Raises
     ------
-    FileNotFoundError, ValueError, OSError
-        No such model, one that is damaged or compressed already, or no space on the disk.
+    FileExistsError, FileNotFoundError, ValueError, OSError
+        No such model, one that is damaged or compressed already, a `work` that holds something else, or no space on
+        the disk.
     """
     config = read_config(model)
     if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "something")
+        method = dict(config["quantization_config"] or {}).get("quant_method", "something")
         raise ValueError(f"{model} is quantized or compressed already, by {method}: start from the original")
-    blocks = LanguageBlocks(model)
     work = Path(work)
-    facts = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    input_file = work / "input.json"
+    if work.exists() and any(work.iterdir()) and not input_file.exists():
+        raise FileExistsError(f"{work} holds something else than decomposed layers: choose a new name")
+    blocks = LanguageBlocks(model)
+    facts = {"eckart": eckart.__version__, "patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     facts |= {"tokens": hashlib.sha256(windows.numpy().tobytes()).hexdigest(), "shape": list(windows.shape)}
     facts |= {"config": config, "weights": Weights(model).fingerprint()}
     text = json.dumps(facts, sort_keys=True)
-    if work.exists() and (not (work / "input.json").exists() or (work / "input.json").read_text() != text):
-        shutil.rmtree(work)
+    if input_file.exists() and input_file.read_text() != text:
+        forget(work)
     work.mkdir(parents=True, exist_ok=True)
-    (work / "input.json").write_text(text)
+    input_file.write_text(text)
     batches = list(windows[:, None])
     wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     return decompose(blocks, batches, work, progress=progress, **wanted)
