@@ -123,3 +123,15 @@ def test_calibration_draws_the_diagonal_and_what_was_observed():
     assert diagonal.get_xdata().tolist() == diagonal.get_ydata().tolist()
     assert np.asarray(observed.get_xdata()).tolist() == [0.5, 0.9]
     assert np.asarray(observed.get_ydata()).tolist() == [0.52, 0.88]
+
+
+def test_budgets_are_drawn_in_order_and_all_kept_loses_nothing():
+    ax = plot.budgets([{"keep": 1.0, "loss": 0.0}, {"keep": 0.5, "loss": 2.0}, {"keep": 0.8, "loss": 0.1}])
+    (line,) = ax.get_lines()
+    assert line.get_xdata().tolist() == [0.5, 0.8, 1.0]
+    assert line.get_ydata().tolist() == [2.0, 0.1, 0.0]
+
+
+def test_a_line_is_a_kind_of_layer():
+    ax = plot.layer_losses({"0.q": 0.1, "0.k": 0.2, "1.q": 0.3, "1.k": 0.4})
+    assert [(x.get_label(), x.get_ydata().tolist()) for x in ax.get_lines()] == [("q", [0.1, 0.3]), ("k", [0.2, 0.4])]

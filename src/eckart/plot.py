@@ -77,7 +77,7 @@ def layer_losses(losses: Mapping[str, float], ax: Axes | None = None) -> Axes:
     ax.set_xlabel("place in the network, from the input on")
     ax.set_ylabel("predicted rise of the loss")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=4, fontsize="small")
+    ax.legend(frameon=False, ncols=7, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1)
     return ax
 
 

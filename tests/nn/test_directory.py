@@ -55,6 +55,18 @@ def test_it_is_smaller_near_the_original_and_said_to_be_so(language_model, windo
     assert 0 < (before - after).square().mean() < 0.7 * before.square().mean()
 
 
+def test_the_card_says_what_it_is_and_keeps_the_original_one(llama, windows, tmp_path):
+    source = tmp_path / "Small-1"
+    shutil.copytree(llama, source)
+    (source / "README.md").write_text("Licence: mine")
+    found = compress_model(source, tmp_path / "out", windows, keep=0.6, gradients=1)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'base_model: "Small-1"' in card
+    assert "import eckart" in card
+    assert f"{found['predicted_loss']:.3g} nats a token" in card
+    assert (tmp_path / "out" / "README-original.md").read_text() == "Licence: mine"
+
+
 def test_all_kept_is_the_original_to_the_bit(language_model, windows, tmp_path):
     compress_model(language_model, tmp_path / "out", windows, keep=1.0, gradients=0)
     assert torch.equal(logits(language_model, windows), logits(tmp_path / "out", windows))

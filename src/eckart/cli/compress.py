@@ -120,7 +120,7 @@ def _show_budgets(
         upper, lower = figure.subplots(2)
         draw.budgets(budgets, upper)
         draw.layer_losses({name: x.loss for name, x in plan.layers.items()}, lower)
-        lower.set_title(f"at keep {plan.keep:.3g}", loc="left", fontsize="medium")
+        lower.set_ylabel(f"predicted rise of the loss at keep {plan.keep:.3g}")
         figure.savefig(plot, dpi=150)
     if as_json:
         terminal.print_json({"budgets": budgets, "plan": plan.to_dict()})

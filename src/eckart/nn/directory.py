@@ -265,6 +265,9 @@ def write_compressed(
         (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
         plan.save(scratch / "plan.json")
+        if (source / "README.md").is_file():
+            shutil.copyfile(source / "README.md", scratch / "README-original.md")
+        (scratch / "README.md").write_text(_card(source.resolve().name, certificate, plan, dense), "utf-8")
         for file in scratch.iterdir():
             flush(file)
         flush(scratch)
@@ -272,6 +275,47 @@ def write_compressed(
             check_target(out)
             swap(scratch, target)
     return Written(weights.bytes(), Weights(target).bytes())
+
+
+def _card(name: str, certificate: Mapping[str, Any], plan: RankPlan, dense: bool) -> str:
+    """Write the model card: what this is, what was lost as far as is known, how to load it."""
+    cut = [layer for layer in plan.layers.values() if layer.rank is not None]
+    worst = sorted(plan.layers.items(), key=lambda named: -named[1].loss)[:5]
+    form = "pivoted factors, k (m + n - k) numbers" if plan.pivoted else "two factors, (m + n) k numbers"
+    load = "" if dense else "import eckart  # teaches transformers the factors\n"
+    rows = "\n".join(f"| {key} | {layer.rank or 'as it is'} | {layer.loss:.3g} |" for key, layer in worst)
+    return f"""---
+library_name: transformers
+base_model: {json.dumps(name)}
+tags: [low-rank, eckart]
+---
+
+# {name}, {plan.keep:.3g} of the numbers in its linear layers
+
+Compressed without training by eckart {eckart.__version__}: {len(cut)} of {len(plan.layers)} linear layers have a lower
+rank ({"multiplied out again: dense weights" if dense else form}). The terms of the original hold.
+
+```python
+{load}from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("this directory")
+```
+
+Predicted rise of the loss on text like that of the calibration: {plan.loss:.3g} nats a token, to second order, layer by
+layer. It is a prediction: measure with `eckart perplexity` on two texts. Layers that cost most:
+
+| layer | rank | predicted rise |
+|---|---|---|
+{rows}
+
+Certificate:
+
+```json
+{json.dumps(certificate, indent=1)}
+```
+
+Every rank is in plan.json.
+"""
 
 
 def _tensors(

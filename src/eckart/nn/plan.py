@@ -181,5 +181,5 @@ def table_of_budgets(
         except ValueError:
             continue
         whole = sum(x.rank is None for x in plan.layers.values())
-        rows.append({"keep": round(plan.keep, 6), "loss": plan.loss, "as they are": whole})
+        rows.append({"keep": round(plan.keep, 4), "loss": plan.loss, "as they are": whole})
     return rows
