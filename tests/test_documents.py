@@ -37,7 +37,8 @@ def test_the_page_on_cold_start_runs(capsys):
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
-def test_the_examples_run(script, capsys):
+def test_the_examples_run(script, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(script)])  # without what pytest was called with
     runpy.run_path(str(script))
     assert capsys.readouterr().out
 
