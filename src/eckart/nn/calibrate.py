@@ -76,7 +76,7 @@ class Decomposition:
         self.folder, self.layers, self._where = Path(folder), dict[str, Layer](), dict[str, Path]()
         for file in sorted(self.folder.glob("block-*.safetensors"), key=lambda f: int(f.stem.partition("-")[2])):
             with safe_open(str(file), framework="pt") as opened:
-                for name, fact in _facts(file, "layers").items():
+                for name, fact in json.loads((opened.metadata() or {})["layers"]).items():
                     squares = opened.get_tensor(f"{name}.squares").numpy()
                     self.layers[name] = Layer(tuple(fact["shape"]), squares, fact["bias"], fact["transposed"])
                     self._where[name] = file
@@ -172,7 +172,7 @@ def _forward(
     skip: Sequence[str],
 ) -> None:
     """Run a block over all batches; write its Grams, the inputs that `_backward` needs, then the next one's stream."""
-    block, stream = blocks.load(index), _read(folder / f"stream-{index}.safetensors") if index else {}
+    block, stream = blocks.load(index), load_file(folder / f"stream-{index}.safetensors") if index else {}
     layers = layers_of(block, patterns, skip)
     sums, same = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
 
@@ -214,8 +214,8 @@ def _backward(
 ) -> dict[str, torch.Tensor]:
     """Run a block backward over a few batches: E[g g'] of each layer. Writes the gradients at its inputs."""
     last = index == len(blocks.names) - 1
-    inputs = _read(folder / f"inputs-{index}.safetensors")["x"] if index else None
-    incoming = None if last else _read(folder / f"gradients-{index}.safetensors")["g"]
+    inputs = load_file(folder / f"inputs-{index}.safetensors")["x"] if index else None
+    incoming = None if last else load_file(folder / f"gradients-{index}.safetensors")["g"]
     sums, rows, outgoing = dict[str, torch.Tensor](), dict.fromkeys(layers, 0), []
 
     def add(name: str, layer: Any, g: torch.Tensor) -> None:
@@ -273,7 +273,9 @@ def _write_block(
     damping: tuple[float, float],
 ) -> None:
     file = folder / f"grams-{index}.safetensors"
-    sums, owner = _read(file), _facts(file, "owner")
+    sums = load_file(str(file))
+    with safe_open(str(file), framework="pt") as opened:
+        owner = json.loads((opened.metadata() or {})["owner"])
     tensors, facts = dict[str, torch.Tensor](), {}
     for name, layer in layers.items():
         full = f"{prefix}.{name}" if prefix else name
@@ -313,12 +315,3 @@ def _write(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     except SafetensorError as error:  # a full disk, for one
         raise OSError(f"{file}: cannot be written: {error}") from None
     os.replace(part, file)  # whole, or not there
-
-
-def _read(file: Path) -> dict[str, torch.Tensor]:
-    return load_file(str(file))
-
-
-def _facts(file: Path, name: str) -> Any:
-    with safe_open(str(file), framework="pt") as opened:
-        return json.loads((opened.metadata() or {})[name])

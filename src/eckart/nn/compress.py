@@ -2,7 +2,7 @@
 
     W  ->  X of rank k,   b' = b + (W - X) mu
 
-For any torch network in memory. A model directory that is larger than memory: hf.py.
+For any torch network in memory. A model directory that is larger than memory: directory.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 from eckart.nn.blocks import WholeNetwork
 from eckart.nn.calibrate import Decomposition, decompose
-from eckart.nn.plan import RankPlan, plan_ranks
+from eckart.nn.plan import RankPlan, check_keep, plan_ranks
 from eckart.nn.surgery import bias_of, empty_low_rank, low_rank_tensors, replace_layer
 
 __all__ = ["compress", "compressed_tensors", "put_in_place"]
@@ -40,7 +40,7 @@ def compress(
     Parameters
     ----------
     network : Module
-        In evaluation mode; on the CPU or a GPU.
+        In evaluation mode.
     batches : sequence
         Inputs to calibrate with: a mapping (passed as keywords), a tuple (as arguments) or a tensor each.
     keep : float
@@ -80,8 +80,7 @@ def compress(
     >>> 0.6 < plan.keep <= 0.7, type(network[0]).__name__
     (True, 'LowRankLinear')
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
+    check_keep(keep)
     with TemporaryDirectory() as folder:
         found = decompose(
             WholeNetwork(network, draw),

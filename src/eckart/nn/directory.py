@@ -24,12 +24,12 @@ from eckart.core.replace import flush, locked, scratch_of, swap, sweep
 from eckart.nn.blocks import LanguageBlocks
 from eckart.nn.calibrate import Decomposition, Progress, decompose, forget
 from eckart.nn.compress import compressed_tensors
-from eckart.nn.plan import RankPlan, plan_ranks
-from eckart.nn.weights import Weights, read_config
+from eckart.nn.linear import multiplied
+from eckart.nn.plan import RankPlan, check_keep, plan_ranks
+from eckart.nn.weights import METHOD, Weights, read_config
 
 __all__ = ["check_target", "compress_model", "decompose_directory", "work_beside", "write_compressed"]
 
-METHOD = "eckart"  # as hf.py registers it
 _SHARD = 1 << 30  # bytes a file: what is in memory while it is written
 _COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")  # tokenizers, templates, terms; no code
 
@@ -96,8 +96,7 @@ def compress_model(
         See `decompose_directory`, `eckart.nn.plan.plan_ranks` and `write_compressed`.
     """
     check_target(out)
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
+    check_keep(keep)
     folder = work_beside(out) if work is None else Path(work)
     wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     found = decompose_directory(model, windows, folder, progress=progress, **wanted)
@@ -190,7 +189,8 @@ def decompose_directory(
     if work.exists() and any(work.iterdir()) and not input_file.exists():
         raise FileExistsError(f"{work} holds something else than decomposed layers: choose a new name")
     blocks = LanguageBlocks(model)
-    facts = {"eckart": eckart.__version__, "patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    facts = {"eckart": eckart.__version__, **wanted}
     facts |= {"tokens": hashlib.sha256(windows.numpy().tobytes()).hexdigest(), "shape": list(windows.shape)}
     facts |= {"config": config, "weights": Weights(model).fingerprint()}
     text = json.dumps(facts, sort_keys=True)
@@ -198,9 +198,7 @@ def decompose_directory(
         forget(work)
     work.mkdir(parents=True, exist_ok=True)
     input_file.write_text(text)
-    batches = list(windows[:, None])
-    wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
-    return decompose(blocks, batches, work, progress=progress, **wanted)
+    return decompose(blocks, list(windows[:, None]), work, progress=progress, **wanted)
 
 
 def write_compressed(
@@ -335,8 +333,7 @@ def _tensors(
         tensors = compressed_tensors(weight, bias, found, layer, plan)
         if dense:
             order = tensors.pop("order", None)
-            left, right = tensors.pop("left"), tensors.pop("right").flatten(1)
-            product = left @ right if order is None else torch.cat([right, left @ right])[order]
+            product = multiplied(tensors.pop("left"), tensors.pop("right").flatten(1), order)
             transposed = found.layers[layer].transposed
             tensors["weight"] = product.T if transposed else product.reshape(weight.shape)
         for new, tensor in tensors.items():

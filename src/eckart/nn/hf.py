@@ -17,10 +17,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.nn.surgery import empty_low_rank, layers_of, replace_layer
+from eckart.nn.weights import METHOD
 
-__all__ = ["METHOD", "LowRankConfig", "LowRankLoader"]
-
-METHOD = "eckart"
+__all__ = ["LowRankConfig", "LowRankLoader"]
 
 
 class LowRankConfig(QuantizationConfigMixin):

@@ -6,7 +6,7 @@
 V x are k of the layer's own outputs in the pivoted form, whose numbers are fewer and products smaller at every rank
 (core/lowrank.py). A convolution is the same with x a patch: a convolution with k filters, then one of size 1.
 
-This file needs torch only: `eckart compress --standalone` puts a copy beside the weights.
+This file needs torch only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["LowRankConv2d", "LowRankLinear"]
+__all__ = ["LowRankConv2d", "LowRankLinear", "multiplied"]
 
 
 class LowRankLinear(nn.Module):
@@ -72,7 +72,7 @@ class LowRankLinear(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The product, (m, n), made anew each time: what an ordinary layer would hold. Models look at its dtype."""
-        return _multiplied(self, self.right)
+        return multiplied(self.left, self.right, self.order if self.pivoted else None)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -132,7 +132,8 @@ class LowRankConv2d(nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The product, (m, c, kh, kw), made anew each time: what an ordinary convolution would hold."""
-        return _multiplied(self, self.right.flatten(1)).unflatten(1, self.right.shape[1:])
+        product = multiplied(self.left, self.right.flatten(1), self.order if self.pivoted else None)
+        return product.unflatten(1, self.right.shape[1:])
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -160,6 +161,7 @@ def _low_rank_parameters(
         layer.register_buffer("order", torch.arange(outputs, dtype=torch.int32, device=device))
 
 
-def _multiplied(layer: LowRankLinear | LowRankConv2d, right: torch.Tensor) -> torch.Tensor:
-    product = layer.left @ right
-    return torch.cat([right, product]).index_select(0, layer.order) if layer.pivoted else product
+def multiplied(left: torch.Tensor, right: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Multiply a layer's tensors out: the (m, n) matrix. `right` is (k, n); `order` is None for plain factors."""
+    product = left @ right
+    return product if order is None else torch.cat([right, product]).index_select(0, order)

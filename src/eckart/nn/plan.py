@@ -20,7 +20,7 @@ from eckart.core.budget import allocate
 from eckart.core.lowrank import factor_numbers, pivoted_numbers
 from eckart.nn.calibrate import Layer
 
-__all__ = ["LayerPlan", "RankPlan", "plan_ranks", "table_of_budgets"]
+__all__ = ["LayerPlan", "RankPlan", "check_keep", "plan_ranks", "table_of_budgets"]
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,7 @@ def plan_ranks(
     ValueError
         An argument out of range, or a budget below what the least ranks take.
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
+    check_keep(keep)
     if multiple < 1 or least < 0:
         raise ValueError(f"multiple is {multiple} and least {least}, expected at least 1 and 0")
     ranks: list[list[int | None]] = []
@@ -153,6 +152,12 @@ def plan_ranks(
     picked = [ks[i] for ks, i in zip(ranks, chosen, strict=True)]
     plans = {n: _planned(layers[n], k, pivoted) for n, k in zip(layers, picked, strict=True)}
     return RankPlan(plans, pivoted)
+
+
+def check_keep(keep: float) -> None:
+    """Refuse a share that no plan has: at once, where a calibration would come first."""
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep}, expected a share above 0, at most 1")
 
 
 def _numbers(layer: Layer, rank: int | None, pivoted: bool) -> int:

@@ -104,8 +104,8 @@ def rows_of(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """Lay the inputs of a layer out as the rows that its matrix acts on: (rows, n)."""
     if not isinstance(layer, nn.Conv2d):
         return x.reshape(-1, x.shape[-1])
-    # A slice of the image for every place in the kernel: unfold does the same in ten times as long. The kernel's
-    # layout is (c, kh, kw); rows are places, one image after another.
+    # A slice of the image for every place in the kernel: unfold, on a CPU, took more time than all the
+    # rest of a calibration. The kernel's layout is (c, kh, kw); rows are places, one image after another.
     (kh, kw), (sh, sw), (dh, dw) = layer.kernel_size, layer.stride, layer.dilation
     x = F.pad(x, layer._reversed_padding_repeated_twice)  # left, right, top, bottom; also what "same" means here
     high, wide = (x.shape[2] - dh * (kh - 1) - 1) // sh, (x.shape[3] - dw * (kw - 1) - 1) // sw

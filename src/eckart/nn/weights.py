@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["Weights", "read_config"]
+__all__ = ["METHOD", "Weights", "read_config"]
+
+METHOD = "eckart"  # quantization_config.quant_method of a compressed model
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
