@@ -135,3 +135,12 @@ def test_budgets_are_drawn_in_order_and_all_kept_loses_nothing():
 def test_a_line_is_a_kind_of_layer():
     ax = plot.layer_losses({"0.q": 0.1, "0.k": 0.2, "1.q": 0.3, "1.k": 0.4})
     assert [(x.get_label(), x.get_ydata().tolist()) for x in ax.get_lines()] == [("q", [0.1, 0.3]), ("k", [0.2, 0.4])]
+
+
+def test_a_line_is_a_method_by_bits():
+    rows = [("as it is", 16.0, 9.0), ("low rank", 8.0, 40.0), ("gptq", 4.3, 12.0), ("low rank", 12.8, 11.0)]
+    ax = plot.comparison([{"method": a, "bits": b, "text": c} for a, b, c in rows], "text")
+    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.get_lines()}
+    assert lines["as it is"][1] == [9.0, 9.0]
+    assert lines["low rank"] == ([8.0, 12.8], [40.0, 11.0])
+    assert lines["gptq"] == ([4.3], [12.0])

@@ -19,6 +19,7 @@ __all__ = [
     "best_so_far",
     "budgets",
     "calibration",
+    "comparison",
     "convergence",
     "error_by_activity",
     "item_map",
@@ -78,6 +79,37 @@ def layer_losses(losses: Mapping[str, float], ax: Axes | None = None) -> Axes:
     ax.set_ylabel("predicted rise of the loss")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, ncols=7, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1)
+    return ax
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], figure: str, ax: Axes | None = None) -> Axes:
+    """Draw what each method of storing a network's layers loses, by the bits it takes.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        ``method``, ``bits`` and the figure each, as ``eckart.nn.compare.compare_model`` gives them; the first is the
+        network as it is.
+    figure : str
+        Which one; smaller is better.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        The first line is the network as it is.
+    """
+    ax = ax or _new_axes(7, 5)
+    ax.axhline(rows[0][figure], color="#777777", linewidth=0.8, label=rows[0]["method"])
+    for place, method in enumerate(dict.fromkeys(row["method"] for row in rows[1:])):
+        points = sorted((row["bits"], row[figure]) for row in rows[1:] if row["method"] == method)
+        shade, marker = _SERIES[place % len(_SERIES)], "os^Dvx*"[place % 7]
+        ax.plot(*zip(*points, strict=True), color=shade, marker=marker, markersize=5, linewidth=1, label=method)
+    ax.set_yscale("log")  # what is lost runs over powers of ten
+    ax.set_xlabel("bits a weight, everything counted")
+    ax.set_ylabel(f"perplexity, {figure}")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
     return ax
 
 

@@ -1,4 +1,4 @@
-"""eckart compress and eckart perplexity, as they are called."""
+"""eckart compress, heal, compare and perplexity, as they are called."""
 
 from __future__ import annotations
 
@@ -63,6 +63,38 @@ def test_a_dry_run_draws_and_prints(eckart, llama, calibration, tmp_path):
     assert lines[0].split("\t") == ["keep", "loss", "as they are"]
     ranks = [line.split("\t")[3] for line in lines[lines.index("") + 2 :]]
     assert all(rank == "as it is" or int(rank) % 4 == 0 for rank in ranks)
+
+
+def test_a_model_is_healed(eckart, llama, calibration, tmp_path):
+    out, few = tmp_path / "out", ("--windows", 6, "--context", 24)
+    eckart("compress", llama, "-o", out, "--keep", 0.6, "--calibration", calibration, *FEW, "--json").json()
+    made = eckart("heal", out, "--original", llama, "--text", calibration, "-o", out, *few, "--json").json()
+    assert made["healing"]["windows"] == 6
+    assert json.loads((out / "eckart.json").read_text())["healing"] == made["healing"]
+    asked = ("heal", out, "--text", calibration, "-o", out, *few, "--original")
+    assert "the loss of step" in eckart(*asked, llama, "--lr", 1e30).mistake()
+    assert (
+        "no layer of low rank"
+        in eckart("heal", llama, *asked[2:4], "-o", tmp_path / "b", *few, *asked[-1:], llama).mistake()
+    )
+    assert "is no directory" in eckart(*asked, tmp_path / "no").mistake()
+
+
+def test_methods_are_compared_at_equal_bytes(eckart, llama, calibration, text, tmp_path):
+    pytest.importorskip("matplotlib")
+    other, picture = tmp_path / "other.txt", tmp_path / "a.png"
+    other.write_text(text[::-1].replace("w", " w"))
+    asked = ("compare", llama, calibration, other, "--calibration", calibration, *FEW, "--measured", 3, "--group", 16)
+    found = eckart(*asked, "--bits", 12.8, "--bits", 6.1, "--plot", picture, "--json").json()
+    rows = found["rows"]
+    assert rows[0]["method"] == "as it is"
+    assert {row["method"] for row in rows[1:]} == {
+        *("low rank", "magnitude", "wanda", "nearest", "gptq", "nearest + low rank", "gptq + low rank"),
+    }
+    assert all(row["bits"] <= 12.8 and row["text.txt"] > 1 and row["other.txt"] > 1 for row in rows[1:])
+    assert picture.stat().st_size > 1000
+    assert "a budget is -1.0 bits" in eckart(*asked, "--bits", -1).mistake()
+    assert eckart(*asked, "--bits", 6.1).out.splitlines()[0].split("\t")[:3] == ["method", "setting", "bits"]
 
 
 def test_mistakes_are_answered_in_a_line(eckart, llama, calibration, tmp_path):

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import compress, demo, evaluate, fit, info, perplexity, prepare, recommend, tune
+from eckart.cli import compare, compress, demo, evaluate, fit, heal, info, perplexity, prepare, recommend, tune
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -38,6 +38,8 @@ app.command("recommend")(recommend.recommend)
 app.command("similar")(recommend.similar)
 app.command("info")(info.info)
 app.command("compress")(compress.compress)
+app.command("compare")(compare.compare)
+app.command("heal")(heal.heal)
 app.command("perplexity")(perplexity.perplexity)
 app.command("demo")(demo.demo)
 

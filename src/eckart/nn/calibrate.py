@@ -17,7 +17,7 @@ activations and its Grams are all that is in memory; what is kept on disk lets a
 
     stream-i     inputs of block i, all batches, while they are needed; inputs-i   those of the first few
     grams-i      sums of x x' and x of its layers                       gradients-i   of the loss, at its output
-    block-i      its layers, decomposed
+    block-i      its layers, decomposed          moments-i   R of their inputs, where it was asked for
 
 Symbols: W, X (m x n). See docs/notation.md.
 """
@@ -81,6 +81,12 @@ class Decomposition:
                     self.layers[name] = Layer(tuple(fact["shape"]), squares, fact["bias"], fact["transposed"])
                     self._where[name] = file
 
+    def moments(self, name: str) -> torch.Tensor:
+        """Give E[x x'] of a layer's inputs, undamped: (n, n) float64. Only where `decompose` was told to keep them."""
+        block = self._where[name]
+        with safe_open(str(block.with_name(block.name.replace("block", "moments"))), framework="pt") as opened:
+            return opened.get_tensor(json.loads((opened.metadata() or {})["owner"])[name])
+
     def cut(self, name: str, rank: int) -> tuple[LowRank, torch.Tensor]:
         """Give a layer's best factors of a rank, and the mean of its inputs."""
         with safe_open(str(self._where[name]), framework="pt") as opened:
@@ -97,6 +103,7 @@ def decompose(
     skip: Sequence[str] = (),
     gradients: int = 8,
     damping: tuple[float, float] = (1.0, 0.1),
+    keep_moments: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Decomposition:
@@ -117,6 +124,8 @@ def decompose(
     damping : pair of float
         How much of the identity is added to L and to R, in medians of their diagonals: what was seen on a few windows
         is then less trusted. Predicted losses rise by it.
+    keep_moments : bool
+        Whether `Decomposition.moments` is wanted: n x n numbers for every distinct input.
     seed : int
         Of the labels that are drawn.
     progress : callable, optional
@@ -147,7 +156,7 @@ def decompose(
             block = blocks.load(index)
             layers = layers_of(block, patterns, skip)
             L = _backward(blocks, few, folder, index, block, layers, seed) if few else {}
-            _write_block(folder, index, blocks.names[index], layers, L, samples, damping)
+            _write_block(folder, index, blocks.names[index], layers, L, samples, damping, keep_moments)
         for kind in ("inputs", "gradients", "grams"):
             (folder / f"{kind}-{index}.safetensors").unlink(missing_ok=True)
         told("decomposing", done + 1, count)
@@ -156,7 +165,7 @@ def decompose(
 
 def forget(folder: str | os.PathLike[str]) -> None:
     """Delete what `decompose` has kept in a folder, and nothing else."""
-    for kind in ("stream", "inputs", "grams", "gradients", "block"):
+    for kind in ("stream", "inputs", "grams", "gradients", "moments", "block"):
         for file in Path(folder).glob(f"{kind}-*.safetensors"):
             file.unlink()
 
@@ -271,20 +280,26 @@ def _write_block(
     L: Mapping[str, torch.Tensor],
     samples: int,
     damping: tuple[float, float],
+    keep_moments: bool,
 ) -> None:
     file = folder / f"grams-{index}.safetensors"
     sums = load_file(str(file))
     with safe_open(str(file), framework="pt") as opened:
         owner = json.loads((opened.metadata() or {})["owner"])
-    tensors, facts = dict[str, torch.Tensor](), {}
+
+    def full_name(name: str) -> str:
+        return f"{prefix}.{name}" if prefix else name
+
+    tensors, moments, facts = dict[str, torch.Tensor](), dict[str, torch.Tensor](), {}
     for name, layer in layers.items():
-        full = f"{prefix}.{name}" if prefix else name
+        full = full_name(name)
         if name not in owner or (L and name not in L):
             raise ValueError(f"nothing passed through {full}: leave it out with skip")
         shift, rows = sums[f"{owner[name]}.shift"], sums[f"{owner[name]}.rows"]
         off = sums[f"{owner[name]}.s"] / rows  # how far the mean is from the shift
         mean, left = shift + off, L.get(name)
         centred = sums[f"{owner[name]}.R"] / rows - torch.outer(off, off)
+        moments[full_name(owner[name])] = centred + torch.outer(mean, mean)
         W = matrix_of(layer).double().cpu()
         # Rows a sample are counted in R: a convolution acts at every place, an expert on its share of tokens.
         R = centred * (rows / samples)
@@ -300,6 +315,9 @@ def _write_block(
         tensors[f"{full}.right"] = factors.right.float().contiguous()
         tensors[f"{full}.mean"] = mean.float()
         facts[full] = {"shape": list(W.shape), "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
+    if keep_moments:
+        owners = {full_name(name): full_name(owner[name]) for name in layers}
+        _write(folder / f"moments-{index}.safetensors", moments, {"owner": json.dumps(owners)})
     _write(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
 
 

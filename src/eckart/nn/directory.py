@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,15 @@ from eckart.nn.linear import multiplied
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
 from eckart.nn.weights import METHOD, Weights, read_config
 
-__all__ = ["check_target", "compress_model", "decompose_directory", "work_beside", "write_compressed"]
+__all__ = [
+    "check_target",
+    "compress_model",
+    "decompose_directory",
+    "replaced_whole",
+    "work_beside",
+    "write_compressed",
+    "write_trained",
+]
 
 _SHARD = 1 << 30  # bytes a file: what is in memory while it is written
 _COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")  # tokenizers, templates, terms; no code
@@ -152,6 +160,7 @@ def decompose_directory(
     patterns: tuple[str, ...] = ("*",),
     skip: tuple[str, ...] = (),
     gradients: int = 8,
+    keep_moments: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Decomposition:
@@ -167,7 +176,7 @@ def decompose_directory(
         Where the decomposed layers are kept: about twice the size of the layers in float32, and while it runs the
         blocks' inputs. A run that was killed goes on from there, and the same input does nothing again; what
         is there of another input is deleted.
-    patterns, skip, gradients, seed, progress
+    patterns, skip, gradients, keep_moments, seed, progress
         As in `eckart.nn.calibrate.decompose`.
 
     Returns
@@ -190,6 +199,7 @@ def decompose_directory(
         raise FileExistsError(f"{work} holds something else than decomposed layers: choose a new name")
     blocks = LanguageBlocks(model)
     wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    wanted |= {"keep_moments": True} if keep_moments else {}
     facts = {"eckart": eckart.__version__, **wanted}
     facts |= {"tokens": hashlib.sha256(windows.numpy().tobytes()).hexdigest(), "shape": list(windows.shape)}
     facts |= {"config": config, "weights": Weights(model).fingerprint()}
@@ -234,24 +244,11 @@ def write_compressed(
     FileExistsError, OSError
         The target is something else, or the disk is full; nothing is left behind.
     """
-    target, weights, source = check_target(out), Weights(model), Path(model)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    weights, source = Weights(model), Path(model)
     ranks = {name: layer.rank for name, layer in plan.layers.items() if layer.rank is not None}
-    size = int(weights.bytes() * 1.01) + (8 << 20)  # never larger than the original, and its index
-    if shutil.disk_usage(target.parent).free < size:
-        raise OSError(f"{out}: the disk has too little space left, the model may take {size / 1e6:,.0f} MB")
-    with ExitStack() as held:
-        with locked(target.parent):
-            sweep(target)
-            scratch = scratch_of(target)
-            scratch.mkdir()
-            held.enter_context(locked(scratch))
-        held.callback(shutil.rmtree, scratch, ignore_errors=True)
+    with replaced_whole(out, weights.bytes()) as scratch:
         _write_shards(scratch, _tensors(weights, found, plan, dense, progress))
-        for pattern in _COPIED:
-            for file in source.glob(pattern):
-                if file.is_file() and not file.name.endswith(".safetensors.index.json"):
-                    shutil.copyfile(file, scratch / file.name)
+        _copy(source, scratch)
         config = read_config(model)
         if not dense:
             config["quantization_config"] = {
@@ -266,13 +263,90 @@ def write_compressed(
         if (source / "README.md").is_file():
             shutil.copyfile(source / "README.md", scratch / "README-original.md")
         (scratch / "README.md").write_text(_card(source.resolve().name, certificate, plan, dense), "utf-8")
+    return Written(weights.bytes(), Weights(out).bytes())
+
+
+def write_trained(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    trained: Mapping[str, torch.Tensor],
+    certificate: Mapping[str, Any],
+    said: str,
+) -> None:
+    """Write a compressed model with other numbers in some of its tensors.
+
+    Parameters
+    ----------
+    model, out : path
+        `out` is replaced whole, if `check_target` lets it; it may be `model` itself.
+    trained : mapping of str to Tensor
+        By name, of the shapes in the files, whose dtype they take.
+    certificate : mapping
+        Kept as eckart.json.
+    said : str
+        Added to the model card.
+
+    Raises
+    ------
+    FileExistsError, OSError
+        The target is something else, or the disk is full; nothing is left behind.
+    """
+    weights, source = Weights(model), Path(model)
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in weights:
+            old = weights.read(name)
+            yield name, trained[name].detach().to(old).contiguous() if name in trained else old
+
+    with replaced_whole(out, weights.bytes()) as scratch:
+        _write_shards(scratch, tensors())
+        _copy(source, scratch)
+        (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
+        card = source / "README.md"
+        (scratch / "README.md").write_text((card.read_text("utf-8") if card.is_file() else "") + said, "utf-8")
+
+
+@contextmanager
+def replaced_whole(out: str | os.PathLike[str], size: int) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of `out` if all goes well and else is deleted.
+
+    Parameters
+    ----------
+    out : path
+        See `check_target`.
+    size : int
+        Bytes that it may take, about.
+
+    Raises
+    ------
+    FileExistsError, OSError
+        The target is something else, or the disk has too little space left.
+    """
+    target = check_target(out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(target.parent).free < int(size * 1.01) + (8 << 20):  # with an index and cards
+        raise OSError(f"{out}: the disk has too little space left, the model may take {size / 1e6:,.0f} MB")
+    with ExitStack() as held:
+        with locked(target.parent):
+            sweep(target)
+            scratch = scratch_of(target)
+            scratch.mkdir()
+            held.enter_context(locked(scratch))
+        held.callback(shutil.rmtree, scratch, ignore_errors=True)
+        yield scratch
         for file in scratch.iterdir():
             flush(file)
         flush(scratch)
         with locked(target.parent):
             check_target(out)
             swap(scratch, target)
-    return Written(weights.bytes(), Weights(target).bytes())
+
+
+def _copy(source: Path, scratch: Path) -> None:
+    for pattern in _COPIED:
+        for file in source.glob(pattern):
+            if file.is_file() and not file.name.endswith(".safetensors.index.json"):
+                shutil.copyfile(file, scratch / file.name)
 
 
 def _card(name: str, certificate: Mapping[str, Any], plan: RankPlan, dense: bool) -> str:
@@ -290,8 +364,8 @@ tags: [low-rank, eckart]
 
 # {name}, {plan.keep:.3g} of the numbers in its linear layers
 
-Compressed without training by eckart {eckart.__version__}: {len(cut)} of {len(plan.layers)} linear layers have a lower
-rank ({"multiplied out again: dense weights" if dense else form}). The terms of the original hold.
+Compressed by eckart {eckart.__version__}: {len(cut)} of {len(plan.layers)} linear layers have a lower rank
+({"multiplied out again: dense weights" if dense else form}). The terms of the original hold.
 
 ```python
 {load}from transformers import AutoModelForCausalLM

@@ -1,0 +1,201 @@
+"""Low rank beside its alternatives, in equal bytes: sparsity, quantization, and quantization with a part of low rank.
+
+A budget is bits a weight of the compared layers, everything counted that has to be stored:
+
+    low rank       16 k (m + n - k) / (m n), ranks by plan.py      sparse      16 s + 1, s the share kept
+    b bits         b + 32 / group                                  b bits + X  that + 16 k (m + n) / (m n)
+
+Every way takes what it can within the budget; its matrix, computed in float32, takes the place of the layer's. Where a
+layer has a bias, it takes up the mean error, whatever the way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from eckart.nn.calibrate import Decomposition, Progress
+from eckart.nn.directory import decompose_directory
+from eckart.nn.language import load_model
+from eckart.nn.plan import plan_ranks
+from eckart.nn.quantize import gptq, quantized_bits, round_to_nearest, with_low_rank
+from eckart.nn.sparse import magnitude, sparse_bits, wanda
+from eckart.nn.surgery import bias_of, matrix_of
+
+__all__ = ["Way", "approximated", "compare_model", "ways"]
+
+_MOST_BITS = 8  # what quantization of more would gain is not to be seen
+
+
+class Way(NamedTuple):
+    """A way of storing layers."""
+
+    name: str
+    setting: str
+    bits: float  # a weight
+    matrix: Callable[[str, torch.Tensor], torch.Tensor]  # for a layer's name and its W: what is stored, as (m, n)
+
+
+def compare_model(
+    model: str | os.PathLike[str],
+    windows: torch.Tensor,
+    budgets: Sequence[float],
+    measure: Callable[[Any], Mapping[str, float]],
+    work: str | os.PathLike[str],
+    *,
+    patterns: tuple[str, ...] = ("*",),
+    skip: tuple[str, ...] = (),
+    gradients: int = 8,
+    group: int = 128,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Measure a causal language model as it is, then with the layers in its blocks stored in every way.
+
+    Parameters
+    ----------
+    model : path
+    windows : (windows, context) int64
+        Tokens to calibrate with.
+    budgets : sequence of float
+        Bits a weight.
+    measure : callable
+        Gives figures of the model.
+    work, patterns, skip, gradients, seed
+        As in `eckart.nn.directory.decompose_directory`.
+    group : int
+        As in `ways`.
+    progress : callable, optional
+
+    Yields
+    ------
+    dict
+        Method, setting, bits a weight, and the figures; one row at a time, for it takes long.
+
+    Raises
+    ------
+    ValueError
+        A budget that is not above 0, or no number of bits for a group; what `decompose_directory` refuses.
+    """
+    for budget in budgets:
+        if not budget > 0:
+            raise ValueError(f"a budget is {budget} bits a weight, expected above 0")
+    if group < 1:
+        raise ValueError(f"group is {group}, expected a number of weights, at least 1")
+    wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    found = decompose_directory(model, windows, work, keep_moments=True, progress=progress, **wanted)
+    network = load_model(model).requires_grad_(False)
+    layers = {name: network.get_submodule(name) for name in found.layers}
+    yield {"method": "as it is", "setting": "", "bits": 16.0, **measure(network)}
+    seen = set[tuple[str, str]]()
+    for budget in budgets:
+        for way in ways(found, budget, group):
+            if (way.name, way.setting) in seen:  # 8 bits, at every budget above
+                continue
+            seen.add((way.name, way.setting))
+            told = f"{way.name}, {way.setting}"
+            with approximated(layers, found, way, progress and (lambda a, b, told=told: progress(told, a, b))):
+                yield {"method": way.name, "setting": way.setting, "bits": way.bits, **measure(network)}
+
+
+def ways(found: Decomposition, budget: float, group: int = 128) -> list[Way]:
+    """Give what each method can make of the layers in a budget; a method that cannot meet it is left out.
+
+    Parameters
+    ----------
+    found : Decomposition
+        With moments.
+    budget : float
+        Bits a weight, above 0; the layers have 16.
+    group : int
+        Weights that share a scale and an offset.
+    """
+    shapes = {name: layer.shape for name, layer in found.layers.items()}
+    numbers = sum(m * n for m, n in shapes.values())
+
+    def mean(bits: Callable[[int, int], float]) -> float:
+        return sum(bits(m, n) * m * n for m, n in shapes.values()) / numbers
+
+    given = [*_low_rank(found, budget)]
+    share = min(1.0, (budget - 1) / 16)
+    if share > 0:
+        kept = f"{share:.3g} kept"
+        given.append(Way("magnitude", kept, sparse_bits(share), lambda name, W: magnitude(W, share)))
+        given.append(Way("wanda", kept, sparse_bits(share), lambda name, W: wanda(W, found.moments(name), share)))
+    sizes = {b: mean(lambda m, n, b=b: quantized_bits(n, b, group)) for b in range(2, _MOST_BITS + 1)}
+    fitting = [b for b, size in sizes.items() if size <= budget]
+    if fitting:
+        b = fitting[-1]
+        given.append(Way("nearest", f"{b} bits", sizes[b], lambda name, W: round_to_nearest(W, b, group)))
+        given.append(Way("gptq", f"{b} bits", sizes[b], lambda name, W: gptq(W, found.moments(name), b, group)))
+    # What a whole bit less leaves goes to X, as large in every layer as its share of the numbers.
+    for b in fitting[-2:-1] if budget < sizes[_MOST_BITS] else ():
+        ranks = {name: int((budget - sizes[b]) * m * n / (16 * (m + n))) for name, (m, n) in shapes.items()}
+        size = sizes[b] + sum(16 * k * sum(shapes[name]) for name, k in ranks.items()) / numbers
+        setting = f"{b} bits + rank {min(ranks.values())} to {max(ranks.values())}"
+
+        def split(name: str, W: torch.Tensor, kind: str, b: int = b, ranks: dict[str, int] = ranks) -> torch.Tensor:
+            R = found.moments(name)
+
+            def on_grid(A: torch.Tensor) -> torch.Tensor:
+                return round_to_nearest(A, b, group) if kind == "nearest" else gptq(A, R, b, group)
+
+            Q, X = with_low_rank(W, on_grid, ranks[name], right=R, rounds=3 if kind == "nearest" else 1)
+            return Q + X.dense().to(W)
+
+        given += [
+            Way(f"{kind} + low rank", setting, size, lambda name, W, kind=kind: split(name, W, kind))
+            for kind in ("nearest", "gptq")
+        ]
+    return given
+
+
+def _low_rank(found: Decomposition, budget: float) -> list[Way]:
+    try:
+        plan = plan_ranks(found.layers, min(1.0, budget / 16))
+    except ValueError:  # below what the least ranks take
+        return []
+
+    def matrix(name: str, W: torch.Tensor) -> torch.Tensor:
+        rank = plan.layers[name].rank
+        return W if rank is None else found.cut(name, rank)[0].dense().to(W)
+
+    return [Way("low rank", f"{plan.keep:.3g} kept", 16 * plan.keep, matrix)]
+
+
+@contextmanager
+def approximated(
+    layers: Mapping[str, Any], found: Decomposition, way: Way, progress: Callable[[int, int], None] | None = None
+) -> Iterator[None]:
+    """Have layers of a network computed with what a way stores, meanwhile.
+
+    Parameters
+    ----------
+    layers : mapping of str to Module
+        Those of `found`, in a network.
+    found : Decomposition
+    way : Way
+    progress : callable, optional
+        Called with layers done and in all.
+    """
+    before = {name: (layer.weight.data, bias_of(layer)) for name, layer in layers.items()}
+    try:
+        for done, (name, layer) in enumerate(layers.items()):
+            W = matrix_of(layer)
+            X = way.matrix(name, W)
+            if layer.bias is not None:
+                layer.bias.data = layer.bias.data + (W - X) @ found.cut(name, 0)[1].to(W)
+            X = X.T if found.layers[name].transposed else X
+            layer.weight.data = X.reshape(layer.weight.shape).contiguous()
+            if progress:
+                progress(done + 1, len(layers))
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.weight.data, bias = before[name]
+            if bias is not None:
+                layer.bias.data = bias
