@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import compare, compress, demo, evaluate, fit, heal, info, perplexity, prepare, recommend, tune
+from eckart.cli import compare, compress, demo, evaluate, fit, heal, info, perplexity, prepare, recommend, speed, tune
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -41,6 +41,7 @@ app.command("compress")(compress.compress)
 app.command("compare")(compare.compare)
 app.command("heal")(heal.heal)
 app.command("perplexity")(perplexity.perplexity)
+app.command("speed")(speed.speed)
 app.command("demo")(demo.demo)
 
 # The base of everything that typer raises for bad usage; it has no public name of its own.
