@@ -10,9 +10,10 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from eckart.nn.approximate import approximated  # noqa: E402
 from eckart.nn.blocks import WholeNetwork  # noqa: E402
 from eckart.nn.calibrate import decompose  # noqa: E402
-from eckart.nn.compare import approximated, ways  # noqa: E402
+from eckart.nn.compare import ways  # noqa: E402
 from eckart.nn.sparse import magnitude, wanda  # noqa: E402
 from eckart.nn.surgery import layers_of, matrix_of  # noqa: E402
 
@@ -97,7 +98,7 @@ def test_more_bits_are_nearer(network, images, found):
     errors: dict[str, list[float]] = {}
     for budget in (4.1, 6.1, 9.0):
         for way in ways(found, budget, group=16):
-            with approximated(layers, found, way), torch.no_grad():
+            with approximated(layers, found, way.matrix), torch.no_grad():
                 errors.setdefault(way.name, []).append(float((network(images) - before).square().mean().detach()))
     assert len(errors) == 7
     for name, falling in errors.items():
@@ -108,7 +109,7 @@ def test_what_was_stored_leaves_no_trace(network, found):
     layers = layers_of(network)
     before = {name: x.clone() for name, x in network.state_dict().items()}
     for way in ways(found, 5.0, group=16):
-        with approximated(layers, found, way):
+        with approximated(layers, found, way.matrix):
             assert any(not torch.equal(before[name], x) for name, x in network.state_dict().items())
         assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
 
@@ -119,7 +120,7 @@ def test_an_error_on_the_way_leaves_none_either(network, found):
     def fail(name, W):
         return W * 0 if name == "0" else None
 
-    with pytest.raises(TypeError), approximated(layers_of(network), found, ways(found, 5.0)[0]._replace(matrix=fail)):
+    with pytest.raises(TypeError), approximated(layers_of(network), found, fail):
         pass
     assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
 
@@ -129,5 +130,5 @@ def test_the_bias_takes_up_the_mean_error(network, images, found):
     with torch.no_grad():
         before = network[0](images).mean((0, 2, 3))
         for way in ways(found, 5.0, group=16):
-            with approximated(layers, found, way):
+            with approximated(layers, found, way.matrix):
                 torch.testing.assert_close(network[0](images).mean((0, 2, 3)), before, atol=1e-4, rtol=1e-4)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 
 from eckart.nn.directory import compress_model  # noqa: E402
-from eckart.nn.heal import divergence, heal_model  # noqa: E402
-from eckart.nn.language import load_model  # noqa: E402
+from eckart.nn.heal import heal_model  # noqa: E402
+from eckart.nn.language import divergence, load_model  # noqa: E402
 from eckart.nn.train import rate_at, train  # noqa: E402
 
 

@@ -50,6 +50,9 @@ def compress(
         bool, typer.Option("--factors", help="store (m + n) k numbers a layer, not (m + n - k) k: plain products")
     ] = False,
     multiple: Annotated[int, typer.Option(min=1, help="ranks are multiples of this")] = 1,
+    weigh: Annotated[
+        int, typer.Option(min=0, metavar="TOKENS", help="measure layer weights on so many tokens, a pass a layer")
+    ] = 0,
     dense: Annotated[
         bool, typer.Option("--dense", help="multiply the factors out: original size, for programs without eckart")
     ] = False,
@@ -96,6 +99,7 @@ def compress(
                 return
             assert output is not None
             more = {"plan": plan, "work": work, "pivoted": not factors, "multiple": multiple, "dense": dense}
+            more["weigh"] = weigh
             result = directory.compress_model(model, output, cut, keep, progress=progress, **wanted, **more)
     result |= {"model": model, "output": str(output), "seconds": round(time.perf_counter() - started, 3)}
     if as_json:

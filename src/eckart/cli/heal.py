@@ -25,7 +25,7 @@ def heal(
     windows: Annotated[int, typer.Option(min=1, help="windows of the text to train on, a step each")] = 64,
     context: texts.Context = 1024,
     epochs: Annotated[int, typer.Option(min=1, help="how often they are read")] = 1,
-    lr: Annotated[float, typer.Option(help="highest learning rate")] = 3e-5,
+    lr: Annotated[float, typer.Option(help="highest learning rate")] = 1e-5,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Heal a compressed language model: train its factors until it predicts what the original does.

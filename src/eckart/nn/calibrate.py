@@ -164,7 +164,9 @@ def decompose(
 
 
 def forget(folder: str | os.PathLike[str]) -> None:
-    """Delete what `decompose` has kept in a folder, and nothing else."""
+    """Delete what `decompose` has kept in a folder and what was measured of it, and nothing else."""
+    for file in Path(folder).glob("weights-*.json"):
+        file.unlink()
     for kind in ("stream", "inputs", "grams", "gradients", "moments", "block"):
         for file in Path(folder).glob(f"{kind}-*.safetensors"):
             file.unlink()
@@ -212,6 +214,7 @@ def _forward(
     (folder / f"stream-{index}.safetensors").unlink(missing_ok=True)
 
 
+@torch.enable_grad()  # callers may well compute without
 def _backward(
     blocks: Blocks,
     batches: Sequence[Any],

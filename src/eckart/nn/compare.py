@@ -5,28 +5,27 @@ A budget is bits a weight of the compared layers, everything counted that has to
     low rank       16 k (m + n - k) / (m n), ranks by plan.py      sparse      16 s + 1, s the share kept
     b bits         b + 32 / group                                  b bits + X  that + 16 k (m + n) / (m n)
 
-Every way takes what it can within the budget; its matrix, computed in float32, takes the place of the layer's. Where a
-layer has a bias, it takes up the mean error, whatever the way.
+Every way takes what it can within the budget; its matrix, computed in float32, takes the place of the layer's. A bias
+takes up the mean error, whatever the way (approximate.py).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 
+from eckart.nn.approximate import approximated
 from eckart.nn.calibrate import Decomposition, Progress
 from eckart.nn.directory import decompose_directory
 from eckart.nn.language import load_model
 from eckart.nn.plan import plan_ranks
 from eckart.nn.quantize import gptq, quantized_bits, round_to_nearest, with_low_rank
 from eckart.nn.sparse import magnitude, sparse_bits, wanda
-from eckart.nn.surgery import bias_of, matrix_of
 
-__all__ = ["Way", "approximated", "compare_model", "ways"]
+__all__ = ["Way", "compare_model", "ways"]
 
 _MOST_BITS = 8  # what quantization of more would gain is not to be seen
 
@@ -98,7 +97,7 @@ def compare_model(
                 continue
             seen.add((way.name, way.setting))
             told = f"{way.name}, {way.setting}"
-            with approximated(layers, found, way, progress and (lambda a, b, told=told: progress(told, a, b))):
+            with approximated(layers, found, way.matrix, progress and (lambda a, b, told=told: progress(told, a, b))):
                 yield {"method": way.name, "setting": way.setting, "bits": way.bits, **measure(network)}
 
 
@@ -165,37 +164,3 @@ def _low_rank(found: Decomposition, budget: float) -> list[Way]:
         return W if rank is None else found.cut(name, rank)[0].dense().to(W)
 
     return [Way("low rank", f"{plan.keep:.3g} kept", 16 * plan.keep, matrix)]
-
-
-@contextmanager
-def approximated(
-    layers: Mapping[str, Any], found: Decomposition, way: Way, progress: Callable[[int, int], None] | None = None
-) -> Iterator[None]:
-    """Have layers of a network computed with what a way stores, meanwhile.
-
-    Parameters
-    ----------
-    layers : mapping of str to Module
-        Those of `found`, in a network.
-    found : Decomposition
-    way : Way
-    progress : callable, optional
-        Called with layers done and in all.
-    """
-    before = {name: (layer.weight.data, bias_of(layer)) for name, layer in layers.items()}
-    try:
-        for done, (name, layer) in enumerate(layers.items()):
-            W = matrix_of(layer)
-            X = way.matrix(name, W)
-            if layer.bias is not None:
-                layer.bias.data = layer.bias.data + (W - X) @ found.cut(name, 0)[1].to(W)
-            X = X.T if found.layers[name].transposed else X
-            layer.weight.data = X.reshape(layer.weight.shape).contiguous()
-            if progress:
-                progress(done + 1, len(layers))
-        yield
-    finally:
-        for name, layer in layers.items():
-            layer.weight.data, bias = before[name]
-            if bias is not None:
-                layer.bias.data = bias

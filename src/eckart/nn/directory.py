@@ -24,8 +24,10 @@ from eckart.core.replace import flush, locked, scratch_of, swap, sweep
 from eckart.nn.blocks import LanguageBlocks
 from eckart.nn.calibrate import Decomposition, Progress, decompose, forget
 from eckart.nn.compress import compressed_tensors
+from eckart.nn.language import load_model
 from eckart.nn.linear import multiplied
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
+from eckart.nn.weigh import measured_weights
 from eckart.nn.weights import METHOD, Weights, read_config
 
 __all__ = [
@@ -68,6 +70,7 @@ def compress_model(
     gradients: int = 8,
     pivoted: bool = True,
     multiple: int = 1,
+    weigh: int = 0,
     dense: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -90,6 +93,9 @@ def compress_model(
         As in `eckart.nn.calibrate.decompose`.
     pivoted, multiple
         As in `eckart.nn.plan.plan_ranks`.
+    weigh : int
+        Tokens of the first window to measure layer weights on, which takes a forward pass a layer and the whole model
+        in memory; 0 for none. See `eckart.nn.weigh`.
     dense : bool
         As in `write_compressed`.
 
@@ -109,11 +115,12 @@ def compress_model(
     wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     found = decompose_directory(model, windows, folder, progress=progress, **wanted)
     if plan is None:
-        chosen = plan_ranks(found.layers, keep, pivoted=pivoted, multiple=multiple)
+        weights = _weights_of_layers(model, found, windows[0, :weigh], folder, progress) if weigh else None
+        chosen = plan_ranks(found.layers, keep, weights=weights, pivoted=pivoted, multiple=multiple)
     else:
         chosen = RankPlan.load(plan, found.layers)
-    weights = Weights(model)
-    numbers = sum(math.prod(weights.shape(name)) for name in weights)
+    tensors = Weights(model)
+    numbers = sum(math.prod(tensors.shape(name)) for name in tensors)
     saved = sum(x.dense - x.numbers for x in chosen.layers.values())
     certificate: dict[str, Any] = {
         "eckart": eckart.__version__,
@@ -122,6 +129,7 @@ def compress_model(
         "layers": len(chosen.layers),
         "as_they_are": sum(x.rank is None for x in chosen.layers.values()),
         "pivoted": chosen.pivoted,
+        "weighed": weigh,
         "dense": dense,
         "predicted_loss": chosen.loss,
         "calibration": {"windows": len(windows), "context": windows.shape[1], "gradients": gradients, "seed": seed},
@@ -130,6 +138,19 @@ def compress_model(
     if work is None:
         shutil.rmtree(folder, ignore_errors=True)
     return certificate
+
+
+def _weights_of_layers(
+    model: str | os.PathLike[str], found: Decomposition, window: torch.Tensor, work: Path, progress: Progress | None
+) -> dict[str, float]:
+    """Measure the weights of layers, or read those that were measured before in this folder."""
+    file = work / f"weights-{len(window)}.json"
+    if not file.exists():
+        weights = measured_weights(load_model(model), found, window, progress=progress)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(weights), "ascii")
+        os.replace(part, file)
+    return json.loads(file.read_bytes())
 
 
 def check_target(out: str | os.PathLike[str]) -> Path:

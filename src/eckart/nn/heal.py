@@ -20,15 +20,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from eckart.nn.directory import check_target, write_trained
-from eckart.nn.language import load_model
+from eckart.nn.language import divergence, load_model
 from eckart.nn.linear import LowRankConv2d, LowRankLinear
 from eckart.nn.train import train
 from eckart.nn.weights import Weights
 
-__all__ = ["divergence", "factors_of", "heal_model"]
+__all__ = ["factors_of", "heal_model"]
 
 
 def factors_of(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -42,24 +41,6 @@ def factors_of(network: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """KL divergence of a student's predictions from a teacher's, in nats: the mean over rows.
-
-    Parameters
-    ----------
-    student, teacher : Tensor of shape (..., classes)
-        Logits.
-
-    Examples
-    --------
-    >>> sure, unsure = torch.tensor([[50.0, 0.0]]), torch.zeros(1, 2)
-    >>> [round(float(x), 3) for x in (divergence(unsure, sure), divergence(sure, sure))]
-    [0.693, 0.0]
-    """
-    q, p = (x.float().flatten(0, -2).log_softmax(-1) for x in (student, teacher))
-    return F.kl_div(q, p, log_target=True, reduction="batchmean")
-
-
 def heal_model(
     model: str | os.PathLike[str],
     original: str | os.PathLike[str],
@@ -67,7 +48,7 @@ def heal_model(
     windows: torch.Tensor,
     *,
     epochs: int = 1,
-    lr: float = 3e-5,
+    lr: float = 1e-5,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
     """Train a compressed language model to predict what the original does.

@@ -27,6 +27,7 @@ from eckart.nn.weights import Weights
 
 __all__ = [
     "Perplexity",
+    "divergence",
     "load_model",
     "load_tokenizer",
     "needed_tokens",
@@ -230,6 +231,24 @@ def perplexity(
             progress(done + 1, len(starts))
     loss = total / counted
     return Perplexity(math.exp(loss) if loss < 700 else math.inf, loss, counted, context, stride, bos is not None)
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL divergence of a student's predictions from a teacher's, in nats: the mean over rows.
+
+    Parameters
+    ----------
+    student, teacher : Tensor of shape (..., classes)
+        Logits.
+
+    Examples
+    --------
+    >>> sure, unsure = torch.tensor([[50.0, 0.0]]), torch.zeros(1, 2)
+    >>> [round(float(x), 3) for x in (divergence(unsure, sure), divergence(sure, sure))]
+    [0.693, 0.0]
+    """
+    q, p = (x.float().flatten(0, -2).log_softmax(-1) for x in (student, teacher))
+    return F.kl_div(q, p, log_target=True, reduction="batchmean")
 
 
 def _check_length(tokens: torch.Tensor, context: int, own: int | None = None) -> None:
