@@ -144,3 +144,11 @@ def test_a_line_is_a_method_by_bits():
     assert lines["as it is"][1] == [9.0, 9.0]
     assert lines["low rank"] == ([8.0, 12.8], [40.0, 11.0])
     assert lines["gptq"] == ([4.3], [12.0])
+
+
+def test_a_spectrum_is_a_line_that_starts_at_all_of_it():
+    ax = plot.spectra({"0.q": np.array([4.0, 1.0, 0.0]), "1.q": np.array([2.0, 0.0]), "0.k": np.zeros(2)})
+    assert [list(line.get_ydata()) for line in ax.get_lines()] == [[1.0, 0.25, 0.0], [1.0, 0.0], [0.0, 0.0]]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["q", "k"]

@@ -24,6 +24,7 @@ __all__ = [
     "error_by_activity",
     "item_map",
     "layer_losses",
+    "spectra",
     "trials",
 ]
 
@@ -39,7 +40,7 @@ def budgets(table: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table : sequence of mappings
-        ``keep`` and ``loss`` of each budget, as ``eckart.nn.plan.table_of_budgets`` gives them.
+        ``keep`` and ``loss`` of each budget, as those of an ``eckart.nn.plan.RankPlan``.
     ax : Axes, optional
 
     Returns
@@ -77,6 +78,41 @@ def layer_losses(losses: Mapping[str, float], ax: Axes | None = None) -> Axes:
         ax.plot(range(len(of_kind)), of_kind, color=shade, marker=marker, markersize=4, linewidth=1, label=kind)
     ax.set_xlabel("place in the network, from the input on")
     ax.set_ylabel("predicted rise of the loss")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, ncols=7, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1)
+    return ax
+
+
+def spectra(losses: Mapping[str, np.ndarray], ax: Axes | None = None) -> Axes:
+    """Draw what is left of each layer's predicted loss at every rank: how far it is from being of low rank.
+
+    Parameters
+    ----------
+    losses : mapping of str to ndarray of shape (r + 1,)
+        By name, at the ranks 0, ..., r; what stands after the last dot is the kind, which has a colour.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        A line for each layer.
+    """
+    ax = ax or _new_axes(7, 4)
+    kinds = list(dict.fromkeys(name.rpartition(".")[2] for name in losses))
+    labelled: set[str] = set()
+    for name, loss in losses.items():
+        kind = name.rpartition(".")[2]
+        place = kinds.index(kind)
+        style = ("-", "--", ":")[place // len(_SERIES) % 3]
+        label = f"_{name}" if kind in labelled else kind  # (an underscore keeps it out of the legend)
+        labelled.add(kind)
+        share = np.asarray(loss, float) / (loss[0] or 1.0)
+        ranks = np.linspace(0, 1, len(share))
+        ax.plot(ranks, share, color=_SERIES[place % len(_SERIES)], linestyle=style, linewidth=0.6, label=label)
+    ax.set_yscale("log")
+    ax.set_ylim(1e-4, 1.2)
+    ax.set_xlabel("share of the full rank")
+    ax.set_ylabel("share of the predicted loss left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, ncols=7, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), columnspacing=1)
     return ax

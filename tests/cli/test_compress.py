@@ -40,12 +40,14 @@ def test_a_model_is_compressed_and_measured(eckart, language_model, calibration,
 def test_a_dry_run_says_what_budgets_buy_and_is_gone_on_from(eckart, language_model, calibration, tmp_path):
     out = tmp_path / "out"
     asked = ("compress", language_model, "-o", out, "--calibration", calibration, *FEW)
-    dry = eckart(*asked, "--dry-run", "--json").json()
+    dry = eckart(*asked, "--dry-run", "--weigh", 8, "--json").json()
     assert not out.exists()
+    sizes = [row["MB"] for row in dry["budgets"]]
+    assert sizes == sorted(sizes, reverse=True)
     losses = [row["loss"] for row in dry["budgets"]]
     assert losses == sorted(losses)
     assert dry["plan"]["keep"] <= 0.8
-    made = eckart(*asked, "--json").json()
+    made = eckart(*asked, "--weigh", 8, "--json").json()
     assert made["predicted_loss"] == dry["plan"]["loss"]
     assert json.loads((out / "plan.json").read_text()) == dry["plan"]
     assert sorted(x.name for x in tmp_path.iterdir()) == ["out", "text.txt"]
@@ -55,14 +57,25 @@ def test_a_dry_run_draws_and_prints(eckart, llama, calibration, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "a.png"
     answer = eckart(
-        "compress", llama, "--calibration", calibration, *FEW, "--dry-run", "--plot", picture, "--multiple", 4
+        "compress",
+        llama,
+        "--calibration",
+        calibration,
+        *FEW,
+        "--dry-run",
+        "--plot",
+        picture,
+        "--multiple",
+        4,
+        "--least",
+        6,
     )
     assert answer.status == 0
     assert picture.stat().st_size > 1000
     lines = answer.out.splitlines()
-    assert lines[0].split("\t") == ["keep", "loss", "as they are"]
+    assert lines[0].split("\t") == ["keep", "loss", "as they are", "MB"]
     ranks = [line.split("\t")[3] for line in lines[lines.index("") + 2 :]]
-    assert all(rank == "as it is" or int(rank) % 4 == 0 for rank in ranks)
+    assert all(rank == "as it is" or int(rank) in range(8, 99, 4) for rank in ranks)
 
 
 def test_a_model_is_healed(eckart, llama, calibration, tmp_path):

@@ -14,9 +14,11 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from eckart.nn.directory import compress_model, work_beside  # noqa: E402
+from eckart.nn.calibrate import Decomposition  # noqa: E402
+from eckart.nn.directory import compress_model, planned_bytes, work_beside  # noqa: E402
 from eckart.nn.language import load_model, load_tokenizer  # noqa: E402
 from eckart.nn.linear import LowRankLinear  # noqa: E402
+from eckart.nn.plan import RankPlan  # noqa: E402
 
 
 @pytest.fixture
@@ -53,6 +55,20 @@ def test_it_is_smaller_near_the_original_and_said_to_be_so(language_model, windo
     assert not work_beside(tmp_path / "out").exists()
     before, after = logits(language_model, windows), logits(tmp_path / "out", windows)
     assert 0 < (before - after).square().mean() < 0.7 * before.square().mean()
+
+
+@pytest.mark.parametrize("pivoted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_size_is_known_before_it_is_written(language_model, windows, tmp_path, pivoted, dtype):
+    load_model(language_model).to(dtype).save_pretrained(tmp_path / "model")
+    model, out, work = tmp_path / "model", tmp_path / "out", tmp_path / "work"
+    made = compress_model(model, out, windows, keep=0.6, gradients=1, pivoted=pivoted, work=work)
+    plan = RankPlan.load(out / "plan.json", Decomposition(work).layers)
+    headers = [
+        (file.stat().st_size - sum(x.nbytes for x in load_file(file).values()))
+        for file in (out / "model.safetensors", model / "model.safetensors")
+    ]
+    assert planned_bytes(model, plan) == made["bytes_after"] - headers[0] + headers[1]
 
 
 def test_the_card_says_what_it_is_and_keeps_the_original_one(llama, windows, tmp_path):

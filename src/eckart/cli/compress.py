@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +36,8 @@ def compress(
         bool, typer.Option("--dry-run", help="only say what each budget buys; what was computed is kept for the run")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="draw predicted loss by budget and by layer (.png, .svg, .pdf)")
+        Path | None,
+        typer.Option(metavar="FILE", help="draw predicted loss by budget, layer and rank (.png, .svg, .pdf)"),
     ] = None,
     layer: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="compress only layers of this name, * for anything")
@@ -50,6 +52,7 @@ def compress(
         bool, typer.Option("--factors", help="store (m + n) k numbers a layer, not (m + n - k) k: plain products")
     ] = False,
     multiple: Annotated[int, typer.Option(min=1, help="ranks are multiples of this")] = 1,
+    least: Annotated[int, typer.Option(min=0, help="no layer gets a lower rank")] = 1,
     weigh: Annotated[
         int, typer.Option(min=0, metavar="TOKENS", help="measure layer weights on so many tokens, a pass a layer")
     ] = 0,
@@ -93,13 +96,16 @@ def compress(
                 beside = directory.work_beside(output) if work is None and output is not None else work
                 assert beside is not None
                 found = directory.decompose_directory(model, cut, beside, progress=progress, **wanted)
-                _show_budgets(found.layers, keep, not factors, multiple, plot, as_json)
+                form: dict[str, Any] = {"pivoted": not factors, "multiple": multiple, "least": least}
+                if weigh:
+                    form["weights"] = directory.weights_of_layers(model, found, cut[0, :weigh], progress)
+                _show_budgets(model, found.layers, keep, form, plot, as_json)
                 if work is None:
                     terminal.note(f"eckart: the same command without --dry-run goes on from {beside}")
                 return
             assert output is not None
-            more = {"plan": plan, "work": work, "pivoted": not factors, "multiple": multiple, "dense": dense}
-            more["weigh"] = weigh
+            more = {"plan": plan, "work": work, "dense": dense, "weigh": weigh}
+            more |= {"pivoted": not factors, "multiple": multiple, "least": least}
             result = directory.compress_model(model, output, cut, keep, progress=progress, **wanted, **more)
     result |= {"model": model, "output": str(output), "seconds": round(time.perf_counter() - started, 3)}
     if as_json:
@@ -109,22 +115,30 @@ def compress(
 
 
 def _show_budgets(
-    layers: dict[str, Layer], keep: float, pivoted: bool, multiple: int, plot: Path | None, as_json: bool
+    model: str, layers: dict[str, Layer], keep: float, form: dict[str, Any], plot: Path | None, as_json: bool
 ) -> None:
-    from eckart.nn.plan import plan_ranks, table_of_budgets
+    from eckart.nn.directory import planned_bytes
+    from eckart.nn.plan import plan_ranks
 
-    plan = plan_ranks(layers, keep, pivoted=pivoted, multiple=multiple)
-    budgets = table_of_budgets(layers, sorted({*_KEEPS, keep}, reverse=True), pivoted, multiple)
+    plan = plan_ranks(layers, keep, **form)
+    budgets = []
+    for budget in sorted({*_KEEPS, keep}, reverse=True):
+        with suppress(ValueError):  # it cannot be met
+            bought = plan_ranks(layers, budget, **form)
+            whole = sum(x.rank is None for x in bought.layers.values())
+            row = {"keep": round(bought.keep, 4), "loss": bought.loss, "as they are": whole}
+            budgets.append({**row, "MB": round(planned_bytes(model, bought) / 1e6, 1)})
     if plot is not None:
         from matplotlib.figure import Figure
 
         from eckart import plot as draw
 
-        figure = Figure(figsize=(8, 8), layout="constrained")
-        upper, lower = figure.subplots(2)
+        figure = Figure(figsize=(8, 12), layout="constrained")
+        upper, middle, lower = figure.subplots(3)
         draw.budgets(budgets, upper)
-        draw.layer_losses({name: x.loss for name, x in plan.layers.items()}, lower)
-        lower.set_ylabel(f"predicted rise of the loss at keep {plan.keep:.3g}")
+        draw.layer_losses({name: x.loss for name, x in plan.layers.items()}, middle)
+        middle.set_ylabel(f"predicted rise of the loss at keep {plan.keep:.3g}")
+        draw.spectra({name: x.losses for name, x in layers.items()}, lower)
         figure.savefig(plot, dpi=150)
     if as_json:
         terminal.print_json({"budgets": budgets, "plan": plan.to_dict()})

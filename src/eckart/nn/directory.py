@@ -34,7 +34,9 @@ __all__ = [
     "check_target",
     "compress_model",
     "decompose_directory",
+    "planned_bytes",
     "replaced_whole",
+    "weights_of_layers",
     "work_beside",
     "write_compressed",
     "write_trained",
@@ -70,6 +72,7 @@ def compress_model(
     gradients: int = 8,
     pivoted: bool = True,
     multiple: int = 1,
+    least: int = 1,
     weigh: int = 0,
     dense: bool = False,
     seed: int = 0,
@@ -86,12 +89,12 @@ def compress_model(
     keep : float
         Share of the numbers of the compressed layers that stays; those in the model's blocks.
     plan : path, optional
-        Ranks from a file, in place of `keep`, `pivoted` and `multiple`.
+        Ranks from a file, in place of `keep`, `pivoted`, `multiple` and `least`.
     work : path, optional
         See `decompose_directory`; by default beside `out`, and deleted at the end.
     patterns, skip, gradients, seed, progress
         As in `eckart.nn.calibrate.decompose`.
-    pivoted, multiple
+    pivoted, multiple, least
         As in `eckart.nn.plan.plan_ranks`.
     weigh : int
         Tokens of the first window to measure layer weights on, which takes a forward pass a layer and the whole model
@@ -115,8 +118,8 @@ def compress_model(
     wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     found = decompose_directory(model, windows, folder, progress=progress, **wanted)
     if plan is None:
-        weights = _weights_of_layers(model, found, windows[0, :weigh], folder, progress) if weigh else None
-        chosen = plan_ranks(found.layers, keep, weights=weights, pivoted=pivoted, multiple=multiple)
+        weights = weights_of_layers(model, found, windows[0, :weigh], progress) if weigh else None
+        chosen = plan_ranks(found.layers, keep, weights=weights, pivoted=pivoted, multiple=multiple, least=least)
     else:
         chosen = RankPlan.load(plan, found.layers)
     tensors = Weights(model)
@@ -140,11 +143,33 @@ def compress_model(
     return certificate
 
 
-def _weights_of_layers(
-    model: str | os.PathLike[str], found: Decomposition, window: torch.Tensor, work: Path, progress: Progress | None
+def planned_bytes(model: str | os.PathLike[str], plan: RankPlan) -> int:
+    """Say how large the files of a model will be, compressed by a plan: to the length of their headers."""
+    weights = Weights(model)
+    size = weights.bytes()
+    for name, layer in plan.layers.items():
+        if layer.rank is not None:
+            number = weights.bytes_of(f"{name}.weight") // layer.dense
+            order = layer.shape[0] if plan.pivoted else 0  # 4 bytes each
+            size -= (layer.dense - layer.numbers + order) * number - 4 * order
+    return size
+
+
+def weights_of_layers(
+    model: str | os.PathLike[str], found: Decomposition, window: torch.Tensor, progress: Progress | None = None
 ) -> dict[str, float]:
-    """Measure the weights of layers, or read those that were measured before in this folder."""
-    file = work / f"weights-{len(window)}.json"
+    """Measure the weights of layers, or read what was measured before and kept beside the decomposed layers.
+
+    Parameters
+    ----------
+    model : path
+    found : Decomposition
+        Of that model.
+    window : (context,) int64
+        Tokens. See `eckart.nn.weigh`.
+    progress : callable, optional
+    """
+    file = found.folder / f"weights-{len(window)}.json"
     if not file.exists():
         weights = measured_weights(load_model(model), found, window, progress=progress)
         part = file.with_suffix(".part")

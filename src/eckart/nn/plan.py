@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from eckart.core.budget import allocate
 from eckart.core.lowrank import factor_numbers, pivoted_numbers
 from eckart.nn.calibrate import Layer
 
-__all__ = ["LayerPlan", "RankPlan", "check_keep", "plan_ranks", "table_of_budgets"]
+__all__ = ["LayerPlan", "RankPlan", "check_keep", "plan_ranks"]
 
 
 @dataclass(frozen=True)
@@ -170,21 +170,3 @@ def _numbers(layer: Layer, rank: int | None, pivoted: bool) -> int:
 def _planned(layer: Layer, rank: int | None, pivoted: bool) -> LayerPlan:
     loss = 0.0 if rank is None else float(layer.losses[rank])
     return LayerPlan(layer.shape, rank, _numbers(layer, rank, pivoted), loss)
-
-
-def table_of_budgets(
-    layers: Mapping[str, Layer], keeps: Sequence[float], pivoted: bool = True, multiple: int = 1
-) -> list[dict[str, Any]]:
-    """Say what each budget buys: the plan's predicted loss, and how many layers stay as they are.
-
-    Budgets that cannot be met are left out.
-    """
-    rows = []
-    for keep in keeps:
-        try:
-            plan = plan_ranks(layers, keep, pivoted=pivoted, multiple=multiple)
-        except ValueError:
-            continue
-        whole = sum(x.rank is None for x in plan.layers.values())
-        rows.append({"keep": round(plan.keep, 4), "loss": plan.loss, "as they are": whole})
-    return rows

@@ -7,6 +7,7 @@ itself is checked before anything of it is used.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -73,6 +74,11 @@ class Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, unread."""
         return tuple(self._open[self._where[name]].get_slice(name).get_shape())
+
+    def bytes_of(self, name: str) -> int:
+        """Size of a tensor."""
+        first = self._open[self._where[name]].get_slice(name)
+        return math.prod(self.shape(name)) * first[:1].element_size()
 
     def read(self, name: str) -> torch.Tensor:
         """Read a tensor in its own dtype.
