@@ -15,7 +15,7 @@ from eckart.nn.blocks import WholeNetwork  # noqa: E402
 from eckart.nn.calibrate import decompose  # noqa: E402
 from eckart.nn.compare import ways  # noqa: E402
 from eckart.nn.sparse import magnitude, wanda  # noqa: E402
-from eckart.nn.surgery import layers_of, matrix_of  # noqa: E402
+from eckart.nn.surgery import layers_of, weight_of  # noqa: E402
 
 
 @settings(max_examples=50, deadline=None)
@@ -83,7 +83,7 @@ def test_every_way_stays_in_the_budget(network, found, budget):
     assert [way.name for way in given] or budget < 1
     for way in given:
         assert way.bits <= budget + 1e-9
-        stored = {name: way.matrix(name, matrix_of(layer)) for name, layer in layers.items()}
+        stored = {name: way.weight(name, weight_of(layer)).flatten(1) for name, layer in layers.items()}
         if way.name in ("magnitude", "wanda"):
             kept = sum(int((X != 0).sum()) for X in stored.values())
             assert 16 * kept / numbers + 1 <= way.bits + 1e-9
@@ -98,7 +98,7 @@ def test_more_bits_are_nearer(network, images, found):
     errors: dict[str, list[float]] = {}
     for budget in (4.1, 6.1, 9.0):
         for way in ways(found, budget, group=16):
-            with approximated(layers, found, way.matrix), torch.no_grad():
+            with approximated(layers, found, way.weight), torch.no_grad():
                 errors.setdefault(way.name, []).append(float((network(images) - before).square().mean().detach()))
     assert len(errors) == 7
     for name, falling in errors.items():
@@ -109,7 +109,7 @@ def test_what_was_stored_leaves_no_trace(network, found):
     layers = layers_of(network)
     before = {name: x.clone() for name, x in network.state_dict().items()}
     for way in ways(found, 5.0, group=16):
-        with approximated(layers, found, way.matrix):
+        with approximated(layers, found, way.weight):
             assert any(not torch.equal(before[name], x) for name, x in network.state_dict().items())
         assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
 
@@ -120,7 +120,7 @@ def test_an_error_on_the_way_leaves_none_either(network, found):
     def fail(name, W):
         return W * 0 if name == "0" else None
 
-    with pytest.raises(TypeError), approximated(layers_of(network), found, fail):
+    with pytest.raises(AttributeError), approximated(layers_of(network), found, fail):
         pass
     assert all(torch.equal(before[name], x) for name, x in network.state_dict().items())
 
@@ -130,5 +130,5 @@ def test_the_bias_takes_up_the_mean_error(network, images, found):
     with torch.no_grad():
         before = network[0](images).mean((0, 2, 3))
         for way in ways(found, 5.0, group=16):
-            with approximated(layers, found, way.matrix):
+            with approximated(layers, found, way.weight):
                 torch.testing.assert_close(network[0](images).mean((0, 2, 3)), before, atol=1e-4, rtol=1e-4)

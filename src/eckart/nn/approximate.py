@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from eckart.nn.calibrate import Decomposition
-from eckart.nn.surgery import bias_of, matrix_of
+from eckart.nn.surgery import bias_of, weight_of
 
 __all__ = ["approximated"]
 
@@ -35,19 +35,18 @@ def approximated(
     found : Decomposition
         Says the mean of a layer's inputs, and how its weight is laid out.
     matrix : callable
-        Gives the other matrix for a layer's name and its own, (m, n).
+        Gives other numbers for a layer's name and its weight, outputs first: (m, n) or (m, c, kh, kw).
     progress : callable, optional
         Called with layers done and in all.
     """
     before = {name: (layer.weight.data, bias_of(layer)) for name, layer in layers.items()}
     try:
         for done, (name, layer) in enumerate(layers.items()):
-            W = matrix_of(layer)
-            X = matrix(name, W)
+            W = weight_of(layer)
+            X = matrix(name, W).reshape(W.shape)
             if layer.bias is not None:
-                layer.bias.data = layer.bias.data + (W - X) @ found.cut(name, 0)[1].to(W)
-            X = X.T if found.layers[name].transposed else X
-            layer.weight.data = X.reshape(layer.weight.shape).contiguous()
+                layer.bias.data = layer.bias.data + (W - X).flatten(1) @ found.cut(name, 0)[1].to(W)
+            layer.weight.data = (X.T if found.layers[name].transposed else X).contiguous()
             if progress:
                 progress(done + 1, len(layers))
         yield

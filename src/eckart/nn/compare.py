@@ -21,6 +21,7 @@ from eckart.nn.approximate import approximated
 from eckart.nn.calibrate import Decomposition, Progress
 from eckart.nn.directory import decompose_directory
 from eckart.nn.language import load_model
+from eckart.nn.linear import folded
 from eckart.nn.plan import plan_ranks
 from eckart.nn.quantize import gptq, quantized_bits, round_to_nearest, with_low_rank
 from eckart.nn.sparse import magnitude, sparse_bits, wanda
@@ -36,7 +37,7 @@ class Way(NamedTuple):
     name: str
     setting: str
     bits: float  # a weight
-    matrix: Callable[[str, torch.Tensor], torch.Tensor]  # for a layer's name and its W: what is stored, as (m, n)
+    weight: Callable[[str, torch.Tensor], torch.Tensor]  # for a layer's name and its weight: what is stored
 
 
 def compare_model(
@@ -97,7 +98,7 @@ def compare_model(
                 continue
             seen.add((way.name, way.setting))
             told = f"{way.name}, {way.setting}"
-            with approximated(layers, found, way.matrix, progress and (lambda a, b, told=told: progress(told, a, b))):
+            with approximated(layers, found, way.weight, progress and (lambda a, b, told=told: progress(told, a, b))):
                 yield {"method": way.name, "setting": way.setting, "bits": way.bits, **measure(network)}
 
 
@@ -113,7 +114,8 @@ def ways(found: Decomposition, budget: float, group: int = 128) -> list[Way]:
     group : int
         Weights that share a scale and an offset.
     """
-    shapes = {name: layer.shape for name, layer in found.layers.items()}
+    # (the matrix that acts on the inputs; a convolution of low rank may be another one)
+    shapes = {name: (x.shape[0] * x.shape[1] // n, n) for name, x in found.layers.items() for n in [found.inputs(name)]}
     numbers = sum(m * n for m, n in shapes.values())
 
     def mean(bits: Callable[[int, int], float]) -> float:
@@ -123,14 +125,18 @@ def ways(found: Decomposition, budget: float, group: int = 128) -> list[Way]:
     share = min(1.0, (budget - 1) / 16)
     if share > 0:
         kept = f"{share:.3g} kept"
-        given.append(Way("magnitude", kept, sparse_bits(share), lambda name, W: magnitude(W, share)))
-        given.append(Way("wanda", kept, sparse_bits(share), lambda name, W: wanda(W, found.moments(name), share)))
+        given.append(Way("magnitude", kept, sparse_bits(share), lambda name, W: magnitude(W.flatten(1), share)))
+        given.append(
+            Way("wanda", kept, sparse_bits(share), lambda name, W: wanda(W.flatten(1), found.moments(name), share))
+        )
     sizes = {b: mean(lambda m, n, b=b: quantized_bits(n, b, group)) for b in range(2, _MOST_BITS + 1)}
     fitting = [b for b, size in sizes.items() if size <= budget]
     if fitting:
         b = fitting[-1]
-        given.append(Way("nearest", f"{b} bits", sizes[b], lambda name, W: round_to_nearest(W, b, group)))
-        given.append(Way("gptq", f"{b} bits", sizes[b], lambda name, W: gptq(W, found.moments(name), b, group)))
+        given.append(Way("nearest", f"{b} bits", sizes[b], lambda name, W: round_to_nearest(W.flatten(1), b, group)))
+        given.append(
+            Way("gptq", f"{b} bits", sizes[b], lambda name, W: gptq(W.flatten(1), found.moments(name), b, group))
+        )
     # What a whole bit less leaves goes to X, as large in every layer as its share of the numbers.
     for b in fitting[-2:-1] if budget < sizes[_MOST_BITS] else ():
         ranks = {name: int((budget - sizes[b]) * m * n / (16 * (m + n))) for name, (m, n) in shapes.items()}
@@ -138,7 +144,7 @@ def ways(found: Decomposition, budget: float, group: int = 128) -> list[Way]:
         setting = f"{b} bits + rank {min(ranks.values())} to {max(ranks.values())}"
 
         def split(name: str, W: torch.Tensor, kind: str, b: int = b, ranks: dict[str, int] = ranks) -> torch.Tensor:
-            R = found.moments(name)
+            W, R = W.flatten(1), found.moments(name)
 
             def on_grid(A: torch.Tensor) -> torch.Tensor:
                 return round_to_nearest(A, b, group) if kind == "nearest" else gptq(A, R, b, group)
@@ -159,8 +165,8 @@ def _low_rank(found: Decomposition, budget: float) -> list[Way]:
     except ValueError:  # below what the least ranks take
         return []
 
-    def matrix(name: str, W: torch.Tensor) -> torch.Tensor:
+    def weight(name: str, W: torch.Tensor) -> torch.Tensor:
         rank = plan.layers[name].rank
-        return W if rank is None else found.cut(name, rank)[0].dense().to(W)
+        return W if rank is None else folded(found.cut(name, rank)[0].dense().to(W), W.shape)
 
-    return [Way("low rank", f"{plan.keep:.3g} kept", 16 * plan.keep, matrix)]
+    return [Way("low rank", f"{plan.keep:.3g} kept", 16 * plan.keep, weight)]

@@ -18,6 +18,7 @@ from eckart.core.lowrank import pivoted_numbers
 from eckart.nn.approximate import approximated
 from eckart.nn.calibrate import Decomposition
 from eckart.nn.language import divergence
+from eckart.nn.linear import folded
 
 __all__ = ["measured_weights"]
 
@@ -62,7 +63,7 @@ def measured_weights(
         every = range(len(layer.squares) + 1)
         rank = max(k for k in every if k == 0 or pivoted_numbers(m, n, k) <= keep * m * n)
         X = found.cut(name, rank)[0].dense()
-        with approximated({name: network.get_submodule(name)}, found, lambda name, W, X=X: X.to(W)):
+        with approximated({name: network.get_submodule(name)}, found, lambda name, W, X=X: folded(X.to(W), W.shape)):
             measured = float(divergence(network(window[None], use_cache=False).logits, before))
         predicted = float(layer.losses[rank])
         weights[name] = measured / predicted if predicted > 0 and measured > 0 else 1.0
