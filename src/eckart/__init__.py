@@ -112,11 +112,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _teach_transformers() -> None:
-    importlib.import_module("eckart.nn.hf")
+def _teach_transformers(module: str) -> None:
+    importlib.import_module(module)
 
 
-after_import("transformers.quantizers.auto", _teach_transformers)
+after_import("transformers.quantizers.auto", lambda: _teach_transformers("eckart.nn.hf"))
+after_import("transformers.models.auto.configuration_auto", lambda: _teach_transformers("eckart.nn.hf_config"))
 
 
 def __dir__() -> list[str]:

@@ -59,6 +59,9 @@ def compress(
     dense: Annotated[
         bool, typer.Option("--dense", help="multiply the factors out: original size, for programs without eckart")
     ] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="put the code beside the weights: transformers needs no eckart then")
+    ] = False,
     work: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="keep decomposed layers here, for other budgets  [default: beside OUT]"),
@@ -73,6 +76,8 @@ def compress(
     """
     if output is None and not dry_run:
         raise typer.BadParameter("Missing option '--output' / '-o': where to write, unless this is a --dry-run")
+    if dense and standalone:
+        raise typer.BadParameter("--dense needs no code beside the weights: leave out --standalone, or --dense")
     from eckart.nn import directory, language
 
     if output is not None:
@@ -104,7 +109,7 @@ def compress(
                     terminal.note(f"eckart: the same command without --dry-run goes on from {beside}")
                 return
             assert output is not None
-            more = {"plan": plan, "work": work, "dense": dense, "weigh": weigh}
+            more = {"plan": plan, "work": work, "dense": dense, "standalone": standalone, "weigh": weigh}
             more |= {"pivoted": not factors, "multiple": multiple, "least": least}
             result = directory.compress_model(model, output, cut, keep, progress=progress, **wanted, **more)
     result |= {"model": model, "output": str(output), "seconds": round(time.perf_counter() - started, 3)}

@@ -18,7 +18,8 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import compare, compress, demo, evaluate, fit, heal, info, perplexity, prepare, recommend, speed, tune
+from eckart.cli import compare, compress, demo, evaluate, export, fit, heal, info, perplexity, prepare, recommend
+from eckart.cli import speed, tune
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -40,6 +41,7 @@ app.command("info")(info.info)
 app.command("compress")(compress.compress)
 app.command("compare")(compare.compare)
 app.command("heal")(heal.heal)
+app.command("export")(export.export)
 app.command("perplexity")(perplexity.perplexity)
 app.command("speed")(speed.speed)
 app.command("demo")(demo.demo)
@@ -54,6 +56,9 @@ _EXTRA_OF = {
     "transformers": "hf",
     "accelerate": "hf",
     "PIL": "images",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
 }
 _ARGUMENT = re.compile(
     r"(?<![\w'\"])(bad_lines|by|delimiter|duplicates|fold_in|item|item_features|rating|relevant|test|timestamp|user|user_features)=(?:'(\w+)'|([\w.+-]*\w)|)"

@@ -11,8 +11,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,12 @@ from eckart.core.replace import flush, locked, scratch_of, swap, sweep
 from eckart.nn.blocks import LanguageBlocks
 from eckart.nn.calibrate import Decomposition, Progress, decompose, forget
 from eckart.nn.compress import compressed_tensors
-from eckart.nn.language import load_model
+from eckart.nn.language import load_model, load_tokenizer
 from eckart.nn.linear import folded, multiplied
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
+from eckart.nn.standalone import CODE, standalone_code, standalone_config
 from eckart.nn.weigh import measured_weights
-from eckart.nn.weights import METHOD, Weights, read_config
+from eckart.nn.weights import METHOD, Weights, compressed_by, read_config
 
 __all__ = [
     "check_target",
@@ -75,6 +76,7 @@ def compress_model(
     least: int = 1,
     weigh: int = 0,
     dense: bool = False,
+    standalone: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def compress_model(
     weigh : int
         Tokens of the first window to measure layer weights on, which takes a forward pass a layer and the whole model
         in memory; 0 for none. See `eckart.nn.weigh`.
-    dense : bool
+    dense, standalone : bool
         As in `write_compressed`.
 
     Returns
@@ -114,6 +116,7 @@ def compress_model(
     """
     check_target(out)
     check_keep(keep)
+    _check_form(dense, standalone)
     folder = work_beside(out) if work is None else Path(work)
     wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     found = decompose_directory(model, windows, folder, progress=progress, **wanted)
@@ -134,10 +137,12 @@ def compress_model(
         "pivoted": chosen.pivoted,
         "weighed": weigh,
         "dense": dense,
+        "standalone": standalone,
         "predicted_loss": chosen.loss,
         "calibration": {"windows": len(windows), "context": windows.shape[1], "gradients": gradients, "seed": seed},
     }
-    certificate |= write_compressed(model, out, found, chosen, certificate, dense=dense, progress=progress)._asdict()
+    form = {"dense": dense, "standalone": standalone}
+    certificate |= write_compressed(model, out, found, chosen, certificate, **form, progress=progress)._asdict()
     if work is None:
         shutil.rmtree(folder, ignore_errors=True)
     return certificate
@@ -188,10 +193,10 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(out))
     if target.is_dir() and any(target.iterdir()):
         try:
-            ours = read_config(target)["quantization_config"]["quant_method"] == METHOD
-        except (ValueError, KeyError, TypeError, OSError):
-            ours = (target / "eckart.json").exists()
-        if not ours:
+            method = compressed_by(read_config(target))
+        except (ValueError, OSError):
+            method = None
+        if method != METHOD and not (method is None and (target / "eckart.json").exists()):
             raise FileExistsError(f"{out} holds something else than a model that eckart compressed: choose a new name")
     elif target.exists() and not target.is_dir():
         raise FileExistsError(f"{out} is a file: choose a new name for a directory")
@@ -236,8 +241,8 @@ def decompose_directory(
         the disk.
     """
     config = read_config(model)
-    if "quantization_config" in config:
-        method = dict(config["quantization_config"] or {}).get("quant_method", "something")
+    method = compressed_by(config)
+    if method is not None:
         raise ValueError(f"{model} is quantized or compressed already, by {method}: start from the original")
     work = Path(work)
     input_file = work / "input.json"
@@ -265,6 +270,7 @@ def write_compressed(
     certificate: Mapping[str, Any],
     *,
     dense: bool = False,
+    standalone: bool = False,
     progress: Progress | None = None,
 ) -> Written:
     """Write the compressed model.
@@ -279,6 +285,8 @@ def write_compressed(
         Kept as eckart.json.
     dense : bool
         Multiply the factors out: as large as the original, for programs that know nothing of factors.
+    standalone : bool
+        Put the code that transformers needs beside the weights: see `eckart.nn.standalone`.
     progress : callable, optional
 
     Returns
@@ -289,14 +297,23 @@ def write_compressed(
     ------
     FileExistsError, OSError
         The target is something else, or the disk is full; nothing is left behind.
+    ValueError
+        `dense` and `standalone`: one needs no code, the other brings it.
     """
+    _check_form(dense, standalone)
     weights, source = Weights(model), Path(model)
     ranks = {name: layer.rank for name, layer in plan.layers.items() if layer.rank is not None}
     with replaced_whole(out, weights.bytes()) as scratch:
         _write_shards(scratch, _tensors(weights, found, plan, dense, progress))
         _copy(source, scratch)
         config = read_config(model)
-        if not dense:
+        if standalone:
+            (scratch / CODE).write_text(standalone_code(config), "utf-8")
+            config = standalone_config(config, ranks, plan.pivoted)
+            # transformers chooses some tokenizers by the kind of model: from now on by what it has chosen
+            with suppress(ValueError):  # there is none
+                load_tokenizer(model).save_pretrained(scratch)
+        elif not dense:
             config["quantization_config"] = {
                 "quant_method": METHOD,
                 "format_version": 1,
@@ -308,7 +325,7 @@ def write_compressed(
         plan.save(scratch / "plan.json")
         if (source / "README.md").is_file():
             shutil.copyfile(source / "README.md", scratch / "README-original.md")
-        (scratch / "README.md").write_text(_card(source.resolve().name, certificate, plan, dense), "utf-8")
+        (scratch / "README.md").write_text(_card(source.resolve().name, certificate, plan, dense, standalone), "utf-8")
     return Written(weights.bytes(), Weights(out).bytes())
 
 
@@ -347,28 +364,33 @@ def write_trained(
     with replaced_whole(out, weights.bytes()) as scratch:
         _write_shards(scratch, tensors())
         _copy(source, scratch)
+        if read_config(model).get("model_type") == METHOD:  # standalone
+            shutil.copyfile(source / CODE, scratch / CODE)
         (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
         card = source / "README.md"
         (scratch / "README.md").write_text((card.read_text("utf-8") if card.is_file() else "") + said, "utf-8")
 
 
 @contextmanager
-def replaced_whole(out: str | os.PathLike[str], size: int) -> Iterator[Path]:
+def replaced_whole(
+    out: str | os.PathLike[str], size: int, check: Callable[[str | os.PathLike[str]], Path] = check_target
+) -> Iterator[Path]:
     """Give a folder to write into, which takes the place of `out` if all goes well and else is deleted.
 
     Parameters
     ----------
     out : path
-        See `check_target`.
     size : int
         Bytes that it may take, about.
+    check : callable
+        Gives the real path of `out`, or refuses it: see `check_target`.
 
     Raises
     ------
     FileExistsError, OSError
         The target is something else, or the disk has too little space left.
     """
-    target = check_target(out)
+    target = check(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(target.parent).free < int(size * 1.01) + (8 << 20):  # with an index and cards
         raise OSError(f"{out}: the disk has too little space left, the model may take {size / 1e6:,.0f} MB")
@@ -384,7 +406,7 @@ def replaced_whole(out: str | os.PathLike[str], size: int) -> Iterator[Path]:
             flush(file)
         flush(scratch)
         with locked(target.parent):
-            check_target(out)
+            check(out)
             swap(scratch, target)
 
 
@@ -395,12 +417,18 @@ def _copy(source: Path, scratch: Path) -> None:
                 shutil.copyfile(file, scratch / file.name)
 
 
-def _card(name: str, certificate: Mapping[str, Any], plan: RankPlan, dense: bool) -> str:
+def _check_form(dense: bool, standalone: bool) -> None:
+    if dense and standalone:
+        raise ValueError("dense=True needs no code beside the weights: leave out standalone=True, or dense=True")
+
+
+def _card(name: str, certificate: Mapping[str, Any], plan: RankPlan, dense: bool, standalone: bool) -> str:
     """Write the model card: what this is, what was lost as far as is known, how to load it."""
     cut = [layer for layer in plan.layers.values() if layer.rank is not None]
     worst = sorted(plan.layers.items(), key=lambda named: -named[1].loss)[:5]
     form = "pivoted factors, k (m + n - k) numbers" if plan.pivoted else "two factors, (m + n) k numbers"
-    load = "" if dense else "import eckart  # teaches transformers the factors\n"
+    load = "" if dense or standalone else "import eckart  # teaches transformers the factors\n"
+    code = f", trust_remote_code=True)  # runs {CODE}, which is in it" if standalone else ")"
     rows = "\n".join(f"| {key} | {layer.rank or 'as it is'} | {layer.loss:.3g} |" for key, layer in worst)
     return f"""---
 library_name: transformers
@@ -416,7 +444,7 @@ Compressed by eckart {eckart.__version__}: {len(cut)} of {len(plan.layers)} line
 ```python
 {load}from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("this directory")
+model = AutoModelForCausalLM.from_pretrained("this directory"{code}
 ```
 
 Predicted rise of the loss on text like that of the calibration: {plan.loss:.3g} nats a token, to second order, layer by

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["METHOD", "Weights", "read_config"]
+__all__ = ["METHOD", "Weights", "compressed_by", "read_config"]
 
 METHOD = "eckart"  # quantization_config.quant_method of a compressed model
 
@@ -119,3 +119,19 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is no JSON object")
     return config
+
+
+def compressed_by(config: dict[str, Any]) -> str | None:
+    """Say by which method the weights were quantized or compressed, if they were; "something" where it has no name.
+
+    Examples
+    --------
+    >>> compressed_by({"model_type": "llama"}), compressed_by({"quantization_config": {"quant_method": "gptq"}})
+    (None, 'gptq')
+    """
+    if config.get("model_type") == METHOD:  # standalone
+        return METHOD
+    if "quantization_config" not in config:
+        return None
+    stored = config["quantization_config"]
+    return str(stored.get("quant_method", "something")) if isinstance(stored, dict) else "something"
