@@ -16,8 +16,9 @@ from torch import nn  # noqa: E402
 
 from eckart.nn.blocks import LanguageBlocks, WholeNetwork, drawn_label_loss  # noqa: E402
 from eckart.nn.calibrate import Decomposition, decompose  # noqa: E402
-from eckart.nn.compress import compress, compressed_tensors, put_in_place  # noqa: E402
+from eckart.nn.compress import compress, compressed_tensors, low_rank_layers  # noqa: E402
 from eckart.nn.plan import plan_ranks  # noqa: E402
+from eckart.nn.surgery import replace_layer  # noqa: E402
 
 few = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**31 - 1)
@@ -215,7 +216,8 @@ def test_a_language_models_predicted_loss_is_about_its_divergence(language_model
     found = decompose(blocks, list(windows[:, None]), tmp_path, gradients=12, damping=(0, 0))
     plan = plan_ranks(found.layers, 0.9)
     before = model(windows).logits.log_softmax(-1).detach()
-    put_in_place(model, found, plan)
+    for name, layer in low_rank_layers(model, found, plan).items():
+        replace_layer(model, name, layer)
     after = model(windows).logits.log_softmax(-1).detach()
     measured = float((before.exp() * (before - after)).sum(-1).mean())
     assert plan.loss / 3 < measured < plan.loss * 3

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from eckart.core.lowrank import LowRank, pivoted_numbers  # noqa: E402
-from eckart.nn.linear import LowRankLinear  # noqa: E402
+from eckart.nn.linear import LowRankLinear, folded, unfolded  # noqa: E402
 from eckart.nn.surgery import (  # noqa: E402
     empty_low_rank,
     layers_of,
@@ -72,10 +72,10 @@ shapes = st.sampled_from(
 @given(shape=shapes, m=sizes, channels=st.integers(1, 4), pivoted=st.booleans(), seed=seeds, data=st.data())
 def test_a_convolution_computes_what_the_product_does(shape, m, channels, pivoted, seed, data):
     layer = nn.Conv2d(channels, m, **shape, dtype=torch.float64)
-    n = layer.weight[0].numel()
-    factors = random_factors(m, n, data.draw(st.integers(1, min(m, n))), seed)
+    rows, n = unfolded(layer.weight).shape
+    factors = random_factors(rows, n, data.draw(st.integers(1, min(rows, n))), seed)
     new = filled(layer, factors, pivoted)
-    layer.weight.data = factors.dense().reshape(layer.weight.shape)
+    layer.weight.data = folded(factors.dense(), layer.weight.shape)
     x = torch.randn(2, channels, 7, 6, dtype=torch.float64)
     torch.testing.assert_close(new(x), layer(x), atol=1e-8, rtol=1e-6)
     torch.testing.assert_close(new.weight, layer.weight.data, atol=1e-8, rtol=1e-6)

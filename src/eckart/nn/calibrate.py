@@ -39,11 +39,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from eckart.core.lowrank import LowRank
-from eckart.core.svd import metric_svd
 from eckart.nn.blocks import Blocks
-from eckart.nn.surgery import bias_of, is_conv1d, layers_of, matrix_of, outputs_as_rows, rows_of
+from eckart.nn.separable import decomposed
+from eckart.nn.surgery import bias_of, is_conv1d, layers_of, outputs_as_rows, rows_of, weight_of
 
-__all__ = ["Decomposition", "Layer", "decompose", "forget"]
+__all__ = ["Decomposition", "Layer", "damped", "decompose", "forget", "hooked"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,8 +52,8 @@ Progress = Callable[[str, int, int], None]
 class Layer:
     """What a plan needs to know of a layer."""
 
-    shape: tuple[int, int]  # (m, n) of its matrix
-    squares: np.ndarray  # (r,) float64: what each singular direction adds to the loss when it is cut, twice, descending
+    shape: tuple[int, int]  # (m, n) of the matrix that is to have a low rank
+    squares: np.ndarray  # (r,) float64: twice what each singular direction adds to the loss when it is cut
     bias: bool  # whether it has one, which then takes up the mean
     transposed: bool  # its weight is stored as (n, m)
 
@@ -201,7 +201,7 @@ def _forward(
             sums[key] = sums[key] + new if key in sums else new.double()
 
     outputs = []
-    with _hooked(layers, lambda name, layer, arguments, out: add(name, layer, arguments)):
+    with hooked(layers, lambda name, layer, arguments, out: add(name, layer, arguments)):
         for j, batch in enumerate(batches):
             first = blocks.start(batch) if index == 0 or j == 0 else None  # (also finds out how blocks are called)
             out = blocks.run(index, block, stream["x"][j] if index else first)
@@ -240,7 +240,7 @@ def _backward(
             out.requires_grad_()  # nothing before it does: inputs are tokens or data, and weights are not trained
         out.register_hook(lambda g: add(name, layer, g.detach()))
 
-    with _hooked(layers, watch):
+    with hooked(layers, watch):
         for j, batch in enumerate(batches):
             first = blocks.start(batch) if inputs is None or j == 0 else None
             hidden: Any = first if inputs is None else inputs[j].requires_grad_()
@@ -258,12 +258,12 @@ def _backward(
     return {name: total.cpu() / rows[name] for name, total in sums.items()}
 
 
-Hook = Callable[[str, Any, tuple[Any, ...], torch.Tensor], None]
+Hook = Callable[[str, Any, tuple[Any, ...], torch.Tensor], torch.Tensor | None]
 
 
 @contextmanager
-def _hooked(layers: Mapping[str, Any], hook: Hook) -> Iterator[None]:
-    """Call ``hook(name, layer, arguments, output)`` whenever a layer runs meanwhile."""
+def hooked(layers: Mapping[str, Any], hook: Hook) -> Iterator[None]:
+    """Call ``hook(name, layer, arguments, output)`` whenever a layer runs meanwhile; what it gives is the output."""
     handles = [
         layer.register_forward_hook(lambda module, x, out, name=name: hook(name, module, x, out))
         for name, layer in layers.items()
@@ -303,28 +303,31 @@ def _write_block(
         mean, left = shift + off, L.get(name)
         centred = sums[f"{owner[name]}.R"] / rows - torch.outer(off, off)
         moments[full_name(owner[name])] = centred + torch.outer(mean, mean)
-        W = matrix_of(layer).double().cpu()
+        W = weight_of(layer).double().cpu()
         # Rows a sample are counted in R: a convolution acts at every place, an expert on its share of tokens.
         R = centred * (rows / samples)
         if bias_of(layer) is None:
             R = R + torch.outer(mean, mean) * (rows / samples)
         if not bool(R.isfinite().all()) or (left is not None and not bool(left.isfinite().all())):
             raise ValueError(f"what passes through {full} is not finite: the model is damaged")
-        found = metric_svd(W, None if left is None else _damped(left, damping[0]), _damped(R, damping[1]))
+        left = None if left is None else damped(left, damping[0])
+        found, squares = decomposed(W, left, damped(R, damping[1]))
         rank = int((found.squares > 0).sum())
         factors = found.cut(rank)
-        tensors[f"{full}.squares"] = found.squares[:rank].contiguous()
+        tensors[f"{full}.squares"] = torch.from_numpy(squares[:rank].copy())
         tensors[f"{full}.left"] = factors.left.float().contiguous()
         tensors[f"{full}.right"] = factors.right.float().contiguous()
         tensors[f"{full}.mean"] = mean.float()
-        facts[full] = {"shape": list(W.shape), "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
+        shape = [factors.left.shape[0], factors.right.shape[0]]
+        facts[full] = {"shape": shape, "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
     if keep_moments:
         owners = {full_name(name): full_name(owner[name]) for name in layers}
         _write(folder / f"moments-{index}.safetensors", moments, {"owner": json.dumps(owners)})
     _write(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
 
 
-def _damped(metric: torch.Tensor, damping: float) -> torch.Tensor:
+def damped(metric: torch.Tensor, damping: float) -> torch.Tensor:
+    """Add a multiple of the identity: `damping` medians of the diagonal."""
     # The median, because a few inputs of a transformer are hundreds of times larger than all others.
     return metric + damping * metric.diagonal().median() * torch.eye(len(metric), dtype=metric.dtype)
 

@@ -2,6 +2,8 @@
 
     W  ->  X of rank k,   b' = b + (W - X) mu
 
+and, if asked, let each make up for the ones before it (refit.py).
+
 For any torch network in memory. A model directory that is larger than memory: directory.py.
 """
 
@@ -14,12 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from eckart.core.lowrank import LowRank
 from eckart.nn.blocks import WholeNetwork
 from eckart.nn.calibrate import Decomposition, decompose
+from eckart.nn.linear import LowRankConv2d, LowRankLinear, folded
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
+from eckart.nn.refit import refit
 from eckart.nn.surgery import bias_of, empty_low_rank, low_rank_tensors, replace_layer
 
-__all__ = ["compress", "compressed_tensors", "put_in_place"]
+__all__ = ["compress", "compressed_tensors", "low_rank_layers"]
 
 
 def compress(
@@ -33,6 +38,7 @@ def compress(
     draw: Callable[[Any, torch.Generator], torch.Tensor] | None = None,
     damping: tuple[float, float] = (0.1, 0.01),
     pivoted: bool = True,
+    sequential: bool = False,
     seed: int = 0,
 ) -> RankPlan:
     """Compress a network in place: linear layers and convolutions become ones of low rank.
@@ -56,12 +62,15 @@ def compress(
         As in `eckart.nn.calibrate.decompose`: less where the batches are many and like what comes.
     pivoted : bool
         Store k (m + n - k) numbers a layer, not (m + n) k.
+    sequential : bool
+        Whether layers are then refitted in their order, to the original's outputs from the inputs that the compressed
+        network gives them: `eckart.nn.refit`. Takes the memory of all batches at once, twice.
     seed : int
 
     Returns
     -------
     RankPlan
-        What was done, with the predicted loss.
+        What was done, with the predicted loss, which knows of no refit.
 
     Raises
     ------
@@ -93,19 +102,26 @@ def compress(
             seed=seed,
         )
         plan = plan_ranks(found.layers, keep, pivoted=pivoted)
-        put_in_place(network, found, plan)
+        new = low_rank_layers(network, found, plan)
+    if sequential:
+        refit(network, new, batches, damping[1])
+    for name, layer in new.items():
+        replace_layer(network, name, layer)
     return plan
 
 
-def put_in_place(network: nn.Module, found: Decomposition, plan: RankPlan) -> None:
-    """Replace the layers of a network that a plan gives a rank."""
+def low_rank_layers(
+    network: nn.Module, found: Decomposition, plan: RankPlan
+) -> dict[str, LowRankLinear | LowRankConv2d]:
+    """Make the layers that take the places of those that a plan gives a rank, by name."""
+    new = {}
     for name, layer_plan in plan.layers.items():
         if layer_plan.rank is None:
             continue
         layer: Any = network.get_submodule(name)
-        new = empty_low_rank(layer, layer_plan.rank, plan.pivoted)
-        new.load_state_dict(compressed_tensors(layer.weight.detach(), bias_of(layer), found, name, plan))
-        replace_layer(network, name, new)
+        new[name] = empty_low_rank(layer, layer_plan.rank, plan.pivoted)
+        new[name].load_state_dict(compressed_tensors(layer.weight.detach(), bias_of(layer), found, name, plan))
+    return new
 
 
 def compressed_tensors(
@@ -129,10 +145,9 @@ def compressed_tensors(
     tensors = low_rank_tensors(factors, plan.pivoted)
     tensors = {part: x if x.dtype == torch.int32 else x.float().contiguous() for part, x in tensors.items()}
     if weight.ndim > 2:
-        tensors["right"] = tensors["right"].reshape(rank, *weight.shape[1:])
+        tensors["right"] = tensors["right"].reshape(rank, *weight.shape[1:3], -1)
     if bias is not None:
-        W = weight.T if found.layers[name].transposed else weight.flatten(1)
-        W, mean = W.double().cpu(), mean.double()
-        lost = W @ mean - factors.left.double() @ (factors.right.double().T @ mean)
-        tensors["bias"] = (bias.double().cpu() + lost).float()
+        W = weight.T if found.layers[name].transposed else weight
+        cut = W.double().cpu() - folded(LowRank(factors.left.double(), factors.right.double()).dense(), W.shape)
+        tensors["bias"] = (bias.double().cpu() + cut.flatten(1) @ mean.double()).float()
     return tensors

@@ -25,7 +25,7 @@ from eckart.nn.blocks import LanguageBlocks
 from eckart.nn.calibrate import Decomposition, Progress, decompose, forget
 from eckart.nn.compress import compressed_tensors
 from eckart.nn.language import load_model
-from eckart.nn.linear import multiplied
+from eckart.nn.linear import folded, multiplied
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
 from eckart.nn.weigh import measured_weights
 from eckart.nn.weights import METHOD, Weights, read_config
@@ -455,7 +455,7 @@ def _tensors(
             order = tensors.pop("order", None)
             product = multiplied(tensors.pop("left"), tensors.pop("right").flatten(1), order)
             transposed = found.layers[layer].transposed
-            tensors["weight"] = product.T if transposed else product.reshape(weight.shape)
+            tensors["weight"] = product.T if transposed else folded(product, weight.shape)
         for new, tensor in tensors.items():
             yield f"{layer}.{new}", (tensor if tensor.dtype == torch.int32 else tensor.to(weight.dtype)).contiguous()
         done += 1

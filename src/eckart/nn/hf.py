@@ -16,6 +16,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from eckart.nn.linear import unfolded
 from eckart.nn.surgery import empty_low_rank, layers_of, replace_layer
 from eckart.nn.weights import METHOD
 
@@ -63,7 +64,7 @@ class LowRankLoader(HfQuantizer):
         for name, rank in config.ranks.items():
             if name not in layers:
                 raise ValueError(f"config.json gives {name!r} a rank, and the model has no such layer")
-            most = min(layers[name].weight.flatten(1).shape)
+            most = min(unfolded(layers[name].weight).shape)
             if rank > most:
                 raise ValueError(f"config.json gives {name} rank {rank}, expected at most {most}")
             replace_layer(model, name, empty_low_rank(layers[name], rank, config.pivoted))

@@ -1,7 +1,7 @@
 """Which layers of a network are matrices, and putting others in their place.
 
 A linear layer is its (m, n) weight; GPT-2's Conv1D the transpose of its; a convolution with one group the
-(m, c kh kw) matrix that acts on patches. The rest of the library sees only these matrices. (Layers are typed as
+(m, c kh kw) matrix that acts on patches, though another may be cut (linear.py). (Layers are typed as
 Any: the three kinds share no class that has a weight.)
 """
 
@@ -29,6 +29,7 @@ __all__ = [
     "outputs_as_rows",
     "replace_layer",
     "rows_of",
+    "weight_of",
 ]
 
 
@@ -89,10 +90,15 @@ def is_conv1d(layer: Any) -> bool:
     return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
 
 
-def matrix_of(layer: Any) -> torch.Tensor:
-    """Give the (m, n) matrix of a layer; it shares memory with the weight."""
+def weight_of(layer: Any) -> torch.Tensor:
+    """Give the weight of a layer with its outputs first: (m, n) or (m, c, kh, kw); it shares memory."""
     weight = layer.weight.detach()
-    return weight.T if is_conv1d(layer) else weight.flatten(1)
+    return weight.T if is_conv1d(layer) else weight
+
+
+def matrix_of(layer: Any) -> torch.Tensor:
+    """Give the (m, n) matrix that acts on the rows of `rows_of`; it shares memory with the weight."""
+    return weight_of(layer).flatten(1)
 
 
 def bias_of(layer: Any) -> torch.Tensor | None:
