@@ -12,8 +12,8 @@ Both networks run as one: the batch is there twice, and each layer computes its 
 inputs and U z + b from the second. One pass refits them all.
 
 Source: Zhang, Zou, He, Sun 2015, "Accelerating very deep convolutional networks for classification and detection", for
-the order and the asymmetric inputs. They refit W before it is cut; here only U is, after the cut: no W that follows a
-few huge inputs, and on ResNet-20 the same divergence (0.0365 and 0.0366 nats).
+the order and the asymmetric inputs. They refit W before it is cut; here only U is, after the cut. Doing both gained
+nothing more (docs/decisions.md).
 
 Symbols: U, V as in linear.py; a, a share of the median of z's squares. See docs/notation.md.
 """
