@@ -163,7 +163,9 @@ def test_it_is_ours_to_replace_and_not_to_compress_again(folders, llama, windows
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("stored", [None, {}, {"model_type": "eckart"}, {"model_type": "unheard_of"}, {"model_type": 3}])
+@pytest.mark.parametrize(
+    "stored", [None, {}, {"model_type": "eckart"}, {"model_type": "unheard_of"}, {"model_type": 3}]
+)
 def test_a_config_that_says_no_kind_is_refused(stored):
     with pytest.raises(ValueError, match=r"low_rank\.model_type is .*, expected a kind"):
         StandaloneConfig.from_dict({"model_type": "eckart", "low_rank": stored})

@@ -18,8 +18,21 @@ from typing import Annotated
 import typer
 
 import eckart
-from eckart.cli import compare, compress, demo, evaluate, export, fit, heal, info, perplexity, prepare, recommend
-from eckart.cli import speed, tune
+from eckart.cli import (
+    compare,
+    compress,
+    demo,
+    evaluate,
+    export,
+    fit,
+    heal,
+    info,
+    perplexity,
+    prepare,
+    recommend,
+    speed,
+    tune,
+)
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]

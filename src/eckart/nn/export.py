@@ -2,9 +2,9 @@
 
     input_ids, attention_mask, both int64 (batch, length)  ->  logits, float32 (batch, length, vocabulary)
 
-for whole sequences of any length, in batches padded at either end: no cache of keys and values goes in or out. Layers of
-low rank stay two products. The new model is run once in onnxruntime, on sequences of another shape than the one that it
-was traced with, and compared with torch before it takes its place.
+for whole sequences of any length, in batches padded at either end: no cache of keys and values goes in or out. Layers
+of low rank stay two products. The new model is run once in onnxruntime, on sequences of another shape than the one
+that it was traced with, and compared with torch before it takes its place.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def export_model(
     Parameters
     ----------
     model : path
-        Directory with config.json and safetensors. It is loaded whole, in float32, and is for a while in memory three times.
+        Directory with config.json and safetensors. It is loaded whole, in float32, and for a while is in memory thrice.
     out : path
         Written whole or not at all; an exported model that is there is replaced. Above 1.5 GB the weights are in a file
         of their own, model.onnx.data.
@@ -139,7 +139,7 @@ def _traced(model: Any, name: str) -> Any:
 
 
 def _difference(model: Any, file: Path, name: str) -> float:
-    """Largest difference of the logits to torch's on three sequences, one padded at its beginning and one at its end."""
+    """Give the largest difference to torch's logits on three sequences, one padded before it and one after it."""
     runtime = needed("onnxruntime", "onnx")
     tokens = torch.randint(model.config.vocab_size, (3, 21), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(tokens)

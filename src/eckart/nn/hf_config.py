@@ -1,7 +1,7 @@
 """Standalone models (standalone.py) where eckart is installed: read without running the code beside them.
 
-config.json of such a model has the kind "eckart". Here it becomes the configuration of the original kind, with the ranks
-where hf.py looks for them. What transformers then saves is a compressed model like any other.
+config.json of such a model has the kind "eckart". Here it becomes the configuration of the original kind, with the
+ranks where hf.py looks for them. What transformers then saves is a compressed model like any other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StandaloneConfig(PretrainedConfig):
         config = {name: x for name, x in config_dict.items() if name not in ("auto_map", "low_rank", "model_type")}
         stored = config_dict.get("low_rank")
         kind = stored.get("model_type") if isinstance(stored, dict) else None
-        if not isinstance(stored, dict) or kind == _METHOD or kind not in CONFIG_MAPPING:
+        if not isinstance(stored, dict) or not isinstance(kind, str) or kind == _METHOD or kind not in CONFIG_MAPPING:
             raise ValueError(f"config.json: low_rank.model_type is {kind!r}, expected a kind that transformers knows")
         config["quantization_config"] = {"quant_method": _METHOD} | {k: stored[k] for k in stored if k != "model_type"}
         return CONFIG_MAPPING[kind].from_dict(config, **kwargs)

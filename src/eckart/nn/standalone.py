@@ -1,4 +1,4 @@
-"""A compressed model with the code that it needs beside its weights: transformers loads it where eckart is not installed.
+"""A compressed model with its code beside the weights: transformers loads it where eckart is not installed.
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
@@ -123,5 +123,7 @@ def _classes(config: Mapping[str, Any]) -> tuple[str, str]:
         config_class = transformers.AutoConfig.for_model(str(config.get("model_type"))).__class__
         model_class = transformers.AutoModelForCausalLM._model_mapping[config_class]
     except (ValueError, KeyError):
-        raise ValueError(f"transformers knows no causal language model of the kind {config.get('model_type')!r}") from None
+        raise ValueError(
+            f"transformers knows no causal language model of the kind {config.get('model_type')!r}"
+        ) from None
     return config_class.__name__, model_class.__name__
