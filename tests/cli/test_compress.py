@@ -120,6 +120,7 @@ def test_mistakes_are_answered_in_a_line(eckart, llama, calibration, tmp_path):
     assert "No such file" in eckart(*compress, tmp_path / "no.txt", "-o", out).mistake()
     assert "is no directory" in eckart("compress", tmp_path / "no", "--calibration", calibration, "-o", out).mistake()
     assert "keep is 2.0" in eckart(*compress, calibration, "-o", out, *FEW, "--keep", 2).mistake()
+    assert "leave out --standalone" in eckart(*compress, calibration, "-o", out, "--dense", "--standalone").mistake(2)
     assert "no layer matches 'no'" in eckart(*compress, calibration, "-o", out, *FEW, "--layer", "no").mistake()
     assert "something else" in eckart(*compress, calibration, "-o", tmp_path, *FEW).mistake()
     assert "is no directory" in eckart("perplexity", tmp_path / "no", calibration).mistake()
