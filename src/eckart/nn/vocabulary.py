@@ -18,7 +18,6 @@ Symbols: W (V x d) the matrix, V tokens. See docs/notation.md.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -39,21 +38,25 @@ from eckart.nn.surgery import low_rank_tensors
 __all__ = ["check_ends", "decompose_vocabulary", "group_sizes", "grouped_ranks", "grouped_tensors"]
 
 _EVEN = 0.1  # share of the frequencies that is spread evenly over all tokens
-_GROUPS, _RATIO = 5, 3
+_GROUPS = 4, 12  # least and most of them
 
 
-def group_sizes(tokens: int, groups: int = _GROUPS, ratio: int = _RATIO) -> list[int]:
-    """Cut a vocabulary into groups, each `ratio` times as large as the one before.
+def group_sizes(tokens: int, width: int, groups: int | None = None) -> list[int]:
+    """Cut a vocabulary into groups of about the same size.
+
+    A group of m tokens and rank k spends k (d - k) numbers on its own directions: by default m is 4 d or more, where
+    that leaves enough groups to tell frequent tokens from rare ones.
 
     Examples
     --------
-    >>> group_sizes(49152)
-    [406, 1219, 3656, 10968, 32903]
-    >>> group_sizes(3)
-    [1, 2]
+    >>> group_sizes(49152, width=576) == [4096] * 12
+    True
+    >>> group_sizes(32000, width=4096), group_sizes(5, width=2, groups=2)
+    ([8000, 8000, 8000, 8000], [3, 2])
     """
-    ends = [round(tokens * (ratio**i - 1) / (ratio**groups - 1)) for i in range(groups + 1)]
-    return [b - a for a, b in itertools.pairwise(ends) if b > a]
+    least, most = _GROUPS
+    groups = max(least, min(most, tokens // (4 * width))) if groups is None else groups
+    return [len(part) for part in torch.arange(tokens).tensor_split(groups) if len(part)]
 
 
 def decompose_vocabulary(
@@ -61,7 +64,7 @@ def decompose_vocabulary(
     batches: Sequence[torch.Tensor],
     folder: str | os.PathLike[str],
     *,
-    groups: int = _GROUPS,
+    groups: int | None = None,
     damping: float = 0.1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Decomposition:
@@ -72,7 +75,7 @@ def decompose_vocabulary(
     blocks, batches, folder
         Those of `decompose`, which had some gradients.
     groups : int
-        Of tokens, at most.
+        Of tokens; by default what `group_sizes` takes.
     damping : float
         How much of the identity is added to R, in medians of its diagonal.
     progress : callable, optional
@@ -102,7 +105,7 @@ def decompose_vocabulary(
         tied = model.get_submodule(embedding).weight is model.get_submodule(softmax).weight
         metrics = {embedding: G + H} if tied else {embedding: G, softmax: H}
         order = f.argsort(descending=True, stable=True)
-        sizes, tensors, facts = group_sizes(len(f), groups), {"tokens": order.int()}, dict[str, Any]()
+        sizes, tensors, facts = group_sizes(len(f), len(H), groups), {"tokens": order.int()}, dict[str, Any]()
         for name, R in metrics.items():
             if not bool(R.isfinite().all()):
                 raise ValueError(f"what passes through {name} is not finite: the model is damaged")
