@@ -22,6 +22,12 @@ def gpt2(tmp_path_factory):
     return small_language_model("gpt2", tmp_path_factory.mktemp("gpt2"))
 
 
+@pytest.fixture(scope="session")
+def untied(tmp_path_factory):
+    """Directory of a random Llama whose softmax is a matrix of its own."""
+    return small_language_model("untied", tmp_path_factory.mktemp("untied"))
+
+
 @pytest.fixture(scope="session", params=["llama", "gpt2"])
 def language_model(request):
     """Both, one after the other."""
@@ -36,7 +42,7 @@ def small_language_model(kind, folder):
     tokenizers = pytest.importorskip("tokenizers")
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
-    if kind == "llama":
+    if kind in ("llama", "untied"):
         config = transformers.LlamaConfig(
             **sizes,
             hidden_size=32,
@@ -45,7 +51,7 @@ def small_language_model(kind, folder):
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=64,
-            tie_word_embeddings=True,
+            tie_word_embeddings=kind == "llama",
             initializer_range=0.3,
         )
         model = transformers.LlamaForCausalLM(config)

@@ -53,6 +53,15 @@ def test_a_dry_run_says_what_budgets_buy_and_is_gone_on_from(eckart, language_mo
     assert sorted(x.name for x in tmp_path.iterdir()) == ["out", "text.txt"]
 
 
+def test_embeddings_are_layers_of_the_plan_where_they_are_asked_for(eckart, llama, calibration, tmp_path):
+    asked = ("compress", llama, "--calibration", calibration, *FEW, "--keep", 0.5, "--embeddings")
+    plan = eckart(*asked, "--dry-run", "--json").json()["plan"]
+    groups = [layer for name, layer in plan["layers"].items() if name.startswith("model.embed_tokens[")]
+    assert sum(layer["shape"][0] for layer in groups) == 64
+    made = eckart(*asked, "-o", tmp_path / "out", "--json").json()
+    assert made["predicted_loss"] == plan["loss"]
+
+
 def test_a_dry_run_draws_and_prints(eckart, llama, calibration, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "a.png"

@@ -62,6 +62,10 @@ def compress(
     standalone: Annotated[
         bool, typer.Option("--standalone", help="put the code beside the weights: transformers needs no eckart then")
     ] = False,
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings", help="the embedding and the softmax too, in groups of tokens; --keep is of all"),
+    ] = False,
     work: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="keep decomposed layers here, for other budgets  [default: beside OUT]"),
@@ -91,6 +95,7 @@ def compress(
         "patterns": tuple(layer or ("*",)),
         "skip": tuple(skip or ()),
         "gradients": gradients,
+        "embeddings": embeddings,
         "seed": seed,
     }
     with TemporaryDirectory() as scratch:

@@ -190,8 +190,27 @@ class LanguageBlocks:
         """Count the tokens."""
         return batch.numel()
 
+    @torch.no_grad()
     def start(self, batch: torch.Tensor) -> torch.Tensor:
         """Embed the tokens of one window, (1, context): (1, context, d)."""
+        return self._first(batch)
+
+    def pull_back(self, batch: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Give the gradient at the embedding's output, where that at the first block's input is known."""
+        cut: list[torch.Tensor] = []
+
+        def detach(module: nn.Module, arguments: Any, out: torch.Tensor) -> torch.Tensor:
+            cut.append(out.detach().requires_grad_())
+            return cut[0]
+
+        handle = self.model.get_input_embeddings().register_forward_hook(detach)
+        try:
+            hidden = self._first(batch)
+        finally:
+            handle.remove()
+        return torch.autograd.grad(hidden, cut[0], gradient)[0]
+
+    def _first(self, batch: torch.Tensor) -> torch.Tensor:
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         first: list[torch.Tensor] = []
 
@@ -206,7 +225,7 @@ class LanguageBlocks:
                 raise _Recorded
             return hidden
 
-        with self._instead(record), suppress(_Recorded), torch.no_grad():
+        with self._instead(record), suppress(_Recorded):
             self.model(batch, use_cache=False)
         self._calls = calls  # the same for every window of this length
         return first[0]

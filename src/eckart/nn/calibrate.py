@@ -19,6 +19,8 @@ activations and its Grams are all that is in memory; what is kept on disk lets a
     grams-i      sums of x x' and x of its layers                       gradients-i   of the loss, at its output
     block-i      its layers, decomposed          moments-i   R of their inputs, where it was asked for
 
+and, for vocabulary.py, stream-n of n blocks, what comes out of the last one, and gradients-start.
+
 Symbols: W, X (m x n). See docs/notation.md.
 """
 
@@ -30,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,7 +45,7 @@ from eckart.nn.blocks import Blocks
 from eckart.nn.separable import decomposed
 from eckart.nn.surgery import bias_of, is_conv1d, layers_of, outputs_as_rows, rows_of, weight_of
 
-__all__ = ["Decomposition", "Layer", "damped", "decompose", "forget", "hooked"]
+__all__ = ["Decomposition", "Groups", "Layer", "damped", "decompose", "forget", "hooked"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -63,6 +65,14 @@ class Layer:
         return np.append(np.cumsum(self.squares[::-1])[::-1], 0.0) / 2
 
 
+class Groups(NamedTuple):
+    """An embedding or a softmax whose rows are layers of the plan, a group of tokens each."""
+
+    layers: list[str]  # by name, in order
+    tied: str | None  # name of the softmax that shares the matrix
+    tokens: torch.Tensor  # (vocabulary,) int32: those of the first group, then of the next
+
+
 class Decomposition:
     """Decomposed layers in a folder, one file a block.
 
@@ -70,16 +80,26 @@ class Decomposition:
     ----------
     folder : path
         Where `decompose` put them.
+
+    Attributes
+    ----------
+    layers : dict of str to Layer
+    groups : dict of str to Groups
+        Of the embedding and the softmax, where they were decomposed too.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder, self.layers, self._where = Path(folder), dict[str, Layer](), dict[str, Path]()
+        self.groups = dict[str, Groups]()
         for file in sorted(self.folder.glob("block-*.safetensors"), key=lambda f: int(f.stem.partition("-")[2])):
             with safe_open(str(file), framework="pt") as opened:
                 for name, fact in json.loads((opened.metadata() or {})["layers"]).items():
                     squares = opened.get_tensor(f"{name}.squares").numpy()
                     self.layers[name] = Layer(tuple(fact["shape"]), squares, fact["bias"], fact["transposed"])
                     self._where[name] = file
+                    if "of" in fact:  # a group of tokens
+                        none = Groups([], fact["tied"], opened.get_tensor("tokens"))
+                        self.groups.setdefault(fact["of"], none).layers.append(name)
 
     def moments(self, name: str) -> torch.Tensor:
         """Give E[x x'] of a layer's inputs, undamped: (n, n) float64. Only where `decompose` was told to keep them."""
@@ -109,6 +129,7 @@ def decompose(
     gradients: int = 8,
     damping: tuple[float, float] = (1.0, 0.1),
     keep_moments: bool = False,
+    keep_ends: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Decomposition:
@@ -131,6 +152,8 @@ def decompose(
         is then less trusted. Predicted losses rise by it.
     keep_moments : bool
         Whether `Decomposition.moments` is wanted: n x n numbers for every distinct input.
+    keep_ends : bool
+        Whether what leaves the last block, and gradients at the first one's input, are wanted: two more files.
     seed : int
         Of the labels that are drawn.
     progress : callable, optional
@@ -154,13 +177,13 @@ def decompose(
     few, samples = batches[:gradients], sum(map(blocks.samples, batches))
     started = max((i for i in range(count + 1) if (folder / f"stream-{i}.safetensors").exists()), default=0)
     for index in range(started, count):
-        _forward(blocks, batches, len(few), folder, index, patterns, skip)
+        _forward(blocks, batches, len(few), folder, index, patterns, skip, keep_ends)
         told("reading inputs", index + 1, count)
     for done, index in enumerate(range(count - 1, -1, -1)):
         if not (folder / f"block-{index}.safetensors").exists():
             block = blocks.load(index)
             layers = layers_of(block, patterns, skip)
-            L = _backward(blocks, few, folder, index, block, layers, seed) if few else {}
+            L = _backward(blocks, few, folder, index, block, layers, seed, keep_ends) if few else {}
             _write_block(folder, index, blocks.names[index], layers, L, samples, damping, keep_moments)
         for kind in ("inputs", "gradients", "grams"):
             (folder / f"{kind}-{index}.safetensors").unlink(missing_ok=True)
@@ -186,6 +209,7 @@ def _forward(
     index: int,
     patterns: Sequence[str],
     skip: Sequence[str],
+    keep_ends: bool,
 ) -> None:
     """Run a block over all batches; write its Grams, the inputs that `_backward` needs, then the next one's stream."""
     block, stream = blocks.load(index), load_file(folder / f"stream-{index}.safetensors") if index else {}
@@ -210,7 +234,7 @@ def _forward(
         for j, batch in enumerate(batches):
             first = blocks.start(batch) if index == 0 or j == 0 else None  # (also finds out how blocks are called)
             out = blocks.run(index, block, stream["x"][j] if index else first)
-            outputs += [out] if index < len(blocks.names) - 1 else []
+            outputs += [out] if keep_ends or index < len(blocks.names) - 1 else []
     owner = {name: next(n for n, x in same.items() if x is same[name]) for name in same}
     _write(folder / f"grams-{index}.safetensors", sums, {"owner": json.dumps(owner)})
     if index and few:
@@ -228,6 +252,7 @@ def _backward(
     block: nn.Module,
     layers: Mapping[str, Any],
     seed: int,
+    keep_ends: bool,
 ) -> dict[str, torch.Tensor]:
     """Run a block backward over a few batches: E[g g'] of each layer. Writes the gradients at its inputs."""
     last = index == len(blocks.names) - 1
@@ -248,7 +273,9 @@ def _backward(
     with hooked(layers, watch):
         for j, batch in enumerate(batches):
             first = blocks.start(batch) if inputs is None or j == 0 else None
-            hidden: Any = first if inputs is None else inputs[j].requires_grad_()
+            hidden: Any = first if inputs is None else inputs[j]
+            if index or keep_ends:
+                hidden.requires_grad_()
             out = blocks.run(index, block, hidden)
             if incoming is None:
                 # A generator a batch: the draws do not depend on how many batches there are.
@@ -256,10 +283,10 @@ def _backward(
                 blocks.draw(batch, out, generator).backward()
             else:
                 out.backward(incoming[j])
-            if inputs is not None:
+            if index or keep_ends:
                 outgoing.append(hidden.grad)
     if outgoing:
-        _write(folder / f"gradients-{index - 1}.safetensors", {"g": torch.stack(outgoing)})
+        _write(folder / f"gradients-{index - 1 if index else 'start'}.safetensors", {"g": torch.stack(outgoing)})
     return {name: total.cpu() / rows[name] for name, total in sums.items()}
 
 

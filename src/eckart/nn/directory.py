@@ -28,6 +28,7 @@ from eckart.nn.language import load_model, load_tokenizer
 from eckart.nn.linear import folded, multiplied
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
 from eckart.nn.standalone import CODE, standalone_code, standalone_config
+from eckart.nn.vocabulary import check_ends, decompose_vocabulary, grouped_ranks, grouped_tensors
 from eckart.nn.weigh import measured_weights
 from eckart.nn.weights import METHOD, Weights, compressed_by, read_config
 
@@ -77,6 +78,7 @@ def compress_model(
     weigh: int = 0,
     dense: bool = False,
     standalone: bool = False,
+    embeddings: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -103,6 +105,8 @@ def compress_model(
         in memory; 0 for none. See `eckart.nn.weigh`.
     dense, standalone : bool
         As in `write_compressed`.
+    embeddings : bool
+        As in `decompose_directory`; `keep` then is of their numbers too.
 
     Returns
     -------
@@ -118,8 +122,8 @@ def compress_model(
     check_keep(keep)
     _check_form(dense, standalone)
     folder = work_beside(out) if work is None else Path(work)
-    wanted = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
-    found = decompose_directory(model, windows, folder, progress=progress, **wanted)
+    wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
+    found = decompose_directory(model, windows, folder, embeddings=embeddings, progress=progress, **wanted)
     if plan is None:
         weights = weights_of_layers(model, found, windows[0, :weigh], progress) if weigh else None
         chosen = plan_ranks(found.layers, keep, weights=weights, pivoted=pivoted, multiple=multiple, least=least)
@@ -128,6 +132,9 @@ def compress_model(
     tensors = Weights(model)
     numbers = sum(math.prod(tensors.shape(name)) for name in tensors)
     saved = sum(x.dense - x.numbers for x in chosen.layers.values())
+    for name, of in found.groups.items():  # the order of groups that stay as they are is in no layer's numbers
+        if grouped_ranks(found, chosen, name):
+            saved -= sum(x.shape[0] for x in map(chosen.layers.__getitem__, of.layers) if x.rank is None)
     certificate: dict[str, Any] = {
         "eckart": eckart.__version__,
         "keep": chosen.keep,
@@ -212,6 +219,7 @@ def decompose_directory(
     skip: tuple[str, ...] = (),
     gradients: int = 8,
     keep_moments: bool = False,
+    embeddings: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Decomposition:
@@ -229,6 +237,8 @@ def decompose_directory(
         is there of another input is deleted.
     patterns, skip, gradients, keep_moments, seed, progress
         As in `eckart.nn.calibrate.decompose`.
+    embeddings : bool
+        Whether the embedding and the softmax are decomposed too, see `eckart.nn.vocabulary`; with gradients only.
 
     Returns
     -------
@@ -249,8 +259,11 @@ def decompose_directory(
     if work.exists() and any(work.iterdir()) and not input_file.exists():
         raise FileExistsError(f"{work} holds something else than decomposed layers: choose a new name")
     blocks = LanguageBlocks(model)
+    if embeddings:
+        check_ends(blocks.model, gradients)
     wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     wanted |= {"keep_moments": True} if keep_moments else {}
+    wanted |= {"keep_ends": True} if embeddings else {}
     facts = {"eckart": eckart.__version__, **wanted}
     facts |= {"tokens": hashlib.sha256(windows.numpy().tobytes()).hexdigest(), "shape": list(windows.shape)}
     facts |= {"config": config, "weights": Weights(model).fingerprint()}
@@ -259,7 +272,9 @@ def decompose_directory(
         forget(work)
     work.mkdir(parents=True, exist_ok=True)
     input_file.write_text(text)
-    return decompose(blocks, list(windows[:, None]), work, progress=progress, **wanted)
+    batches = list(windows[:, None])
+    found = decompose(blocks, batches, work, progress=progress, **wanted)
+    return decompose_vocabulary(blocks, batches, work, progress=progress) if embeddings else found
 
 
 def write_compressed(
@@ -302,7 +317,9 @@ def write_compressed(
     """
     _check_form(dense, standalone)
     weights, source = Weights(model), Path(model)
-    ranks = {name: layer.rank for name, layer in plan.layers.items() if layer.rank is not None}
+    groups = {name: grouped_ranks(found, plan, name) for name in found.groups}
+    rows = {layer for of in found.groups.values() for layer in of.layers}
+    ranks = {n: layer.rank for n, layer in plan.layers.items() if layer.rank is not None and n not in rows}
     with replaced_whole(out, weights.bytes()) as scratch:
         _write_shards(scratch, _tensors(weights, found, plan, dense, progress))
         _copy(source, scratch)
@@ -320,6 +337,8 @@ def write_compressed(
                 "pivoted": plan.pivoted,
                 "ranks": ranks,
             }
+            cut = {name: {"sizes": of[0], "ranks": of[1]} for name, of in groups.items() if of}
+            config["quantization_config"] |= {"groups": cut} if cut else {}
         (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
         plan.save(scratch / "plan.json")
@@ -436,9 +455,9 @@ base_model: {json.dumps(name)}
 tags: [low-rank, eckart]
 ---
 
-# {name}, {plan.keep:.3g} of the numbers in its linear layers
+# {name}, {plan.keep:.3g} of the numbers in its compressed layers
 
-Compressed by eckart {eckart.__version__}: {len(cut)} of {len(plan.layers)} linear layers have a lower rank
+Compressed by eckart {eckart.__version__}: {len(cut)} of {len(plan.layers)} layers have a lower rank
 ({"multiplied out again: dense weights" if dense else form}). The terms of the original hold.
 
 ```python
@@ -468,9 +487,18 @@ def _tensors(
     weights: Weights, found: Decomposition, plan: RankPlan, dense: bool, progress: Progress | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor of the new model: copied, or in place of a layer's weight and bias its factors."""
-    done = 0
+    done, grouped = 0, set[str]()
+    sharing = {of.tied: name for name, of in found.groups.items()}
     for name in weights:
         layer, _, part = name.rpartition(".")
+        matrix = sharing.get(layer, layer)
+        if matrix in found.groups and grouped_ranks(found, plan, matrix):
+            if dense or matrix not in grouped:  # (files may have tied matrices twice)
+                weight, to = weights.read(name), layer if dense else matrix
+                for new, x in grouped_tensors(weight, found, plan, matrix, dense).items():
+                    yield f"{to}.{new}", x if x.dtype == torch.int32 else x.to(weight.dtype)
+            grouped.add(matrix)
+            continue
         if layer not in plan.layers or plan.layers[layer].rank is None:
             yield name, weights.read(name)
             continue

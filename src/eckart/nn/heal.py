@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from eckart.nn.directory import check_target, write_trained
+from eckart.nn.embedding import LowRankEmbedding, LowRankSoftmax
 from eckart.nn.language import divergence, load_model
 from eckart.nn.linear import LowRankConv2d, LowRankLinear
 from eckart.nn.train import train
@@ -32,13 +33,14 @@ __all__ = ["factors_of", "heal_model"]
 
 def factors_of(network: nn.Module) -> dict[str, nn.Parameter]:
     """Give the parameters of a network's layers of low rank, by name."""
-    return {
-        f"{name}.{part}": parameter
-        for name, layer in network.named_modules()
-        if isinstance(layer, LowRankLinear | LowRankConv2d)
-        for part, parameter in layer.named_parameters()
-        if parameter.numel()
-    }
+    found = dict[str, nn.Parameter]()
+    for name, layer in network.named_modules():
+        if isinstance(layer, LowRankLinear | LowRankConv2d):
+            found |= {f"{name}.{part}": parameter for part, parameter in layer.named_parameters()}
+        elif isinstance(layer, LowRankEmbedding | LowRankSoftmax):  # but their groups that are as they were
+            cut = [i for i, (size, rank) in enumerate(zip(layer.sizes, layer.ranks, strict=True)) if rank < size]
+            found |= {f"{name}.{side}.{i}": getattr(layer, side)[i] for i in cut for side in ("left", "right")}
+    return {name: parameter for name, parameter in found.items() if parameter.numel()}
 
 
 def heal_model(
