@@ -18,8 +18,12 @@ from typing import Annotated
 import typer
 
 import eckart
+<<<<<<< HEAD
 from eckart.cli import compare, compress, demo, evaluate, export, fit, heal, info, perplexity, prepare, recommend
 from eckart.cli import speed, tune
+=======
+from eckart.cli import compare, compress, demo, evaluate, fit, heal, info, lora, perplexity, prepare, recommend, speed, tune
+>>>>>>> 6be5500 (nn: adapters merged into and extracted from model directories; cli: eckart lora)
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
@@ -44,6 +48,7 @@ app.command("heal")(heal.heal)
 app.command("export")(export.export)
 app.command("perplexity")(perplexity.perplexity)
 app.command("speed")(speed.speed)
+app.add_typer(lora.app, name="lora")
 app.command("demo")(demo.demo)
 
 # The base of everything that typer raises for bad usage; it has no public name of its own.
