@@ -18,12 +18,22 @@ from typing import Annotated
 import typer
 
 import eckart
-<<<<<<< HEAD
-from eckart.cli import compare, compress, demo, evaluate, export, fit, heal, info, perplexity, prepare, recommend
-from eckart.cli import speed, tune
-=======
-from eckart.cli import compare, compress, demo, evaluate, fit, heal, info, lora, perplexity, prepare, recommend, speed, tune
->>>>>>> 6be5500 (nn: adapters merged into and extracted from model directories; cli: eckart lora)
+from eckart.cli import (
+    compare,
+    compress,
+    demo,
+    evaluate,
+    export,
+    fit,
+    heal,
+    info,
+    lora,
+    perplexity,
+    prepare,
+    recommend,
+    speed,
+    tune,
+)
 from eckart.cli.terminal import note
 
 __all__ = ["app", "main"]
