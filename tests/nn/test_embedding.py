@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from eckart.core.svd import metric_svd  # noqa: E402
 from eckart.nn.blocks import LanguageBlocks, drawn_label_loss  # noqa: E402
 from eckart.nn.calibrate import decompose  # noqa: E402
-from eckart.nn.directory import compress_model, decompose_directory  # noqa: E402
+from eckart.nn.directory import compress_model, decompose_directory, planned_bytes  # noqa: E402
 from eckart.nn.embedding import LowRankEmbedding, LowRankSoftmax, TiedSoftmax  # noqa: E402
 from eckart.nn.heal import divergence, factors_of, heal_model  # noqa: E402
 from eckart.nn.language import load_model  # noqa: E402
@@ -216,6 +216,8 @@ def test_one_group_without_a_metric_is_the_plain_svd():
 
 # On disk
 
+DECOMPOSED = {"gradients": 3, "embeddings": True}
+
 
 @pytest.fixture
 def compressed(model, windows, tmp_path):
@@ -255,9 +257,22 @@ def test_a_model_is_written_loaded_saved_and_multiplied_out(model, compressed, w
     numbers = sum(x.numel() for x in load_file(compressed / "model.safetensors").values())
     whole = sum(x.numel() for x in load_file(model / "model.safetensors").values())
     assert found["keep_of_model"] == pytest.approx(numbers / whole)
-    found = compress_model(model, tmp_path / "factors", windows, keep=0.5, pivoted=False, gradients=3, embeddings=True)
+    plan = RankPlan.load(
+        tmp_path / "plan.json", decompose_directory(model, windows, tmp_path / "plan-work", **DECOMPOSED).layers
+    )
+    assert abs(planned_bytes(model, plan) - (compressed / "model.safetensors").stat().st_size) < 3000  # headers
+
+
+def test_as_factors_and_with_measured_weights(llama, windows, tmp_path):
+    settings = {"gradients": 3, "embeddings": True, "pivoted": False, "weigh": 20}
+    found = compress_model(llama, tmp_path / "factors", windows, keep=0.5, **settings)
     assert found["keep"] <= 0.5
-    assert logits(tmp_path / "factors", windows).isfinite().all()
+    loaded = load_model(tmp_path / "factors")
+    assert not loaded.get_input_embeddings().pivoted
+    assert loaded(windows).logits.isfinite().all()
+    numbers = sum(x.numel() for x in load_file(tmp_path / "factors" / "model.safetensors").values())
+    whole = sum(x.numel() for x in load_file(llama / "model.safetensors").values())
+    assert found["keep_of_model"] == pytest.approx(numbers / whole)
 
 
 def test_all_kept_is_the_original_to_the_bit(model, windows, tmp_path):
@@ -365,6 +380,8 @@ def test_a_model_that_is_wrong_is_refused(compressed_llama, tmp_path, change, me
 def test_what_cannot_be_compressed_is_refused_before_the_calibration(llama, windows, tmp_path):
     with pytest.raises(ValueError, match="gradients is 0, expected at least 1"):
         compress_model(llama, tmp_path / "out", windows, gradients=0, embeddings=True)
+    with pytest.raises(ValueError, match="standalone model cannot have its embeddings compressed"):
+        compress_model(llama, tmp_path / "out", windows, gradients=1, embeddings=True, standalone=True)
     config = transformers.PhiConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4
     )

@@ -122,7 +122,7 @@ def compress_model(
     """
     check_target(out)
     check_keep(keep)
-    _check_form(dense, standalone)
+    _check_form(dense, standalone, embeddings)
     folder = work_beside(out) if work is None else Path(work)
     wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     found = decompose_directory(model, windows, folder, embeddings=embeddings, progress=progress, **wanted)
@@ -134,9 +134,7 @@ def compress_model(
     tensors = Weights(model)
     numbers = sum(math.prod(tensors.shape(name)) for name in tensors)
     saved = sum(x.dense - x.numbers for x in chosen.layers.values())
-    for name, of in found.groups.items():  # the order of groups that stay as they are is in no layer's numbers
-        if grouped_ranks(found, chosen, name):
-            saved -= sum(x.shape[0] for x in map(chosen.layers.__getitem__, of.layers) if x.rank is None)
+    saved -= _uncounted_order(chosen)
     certificate: dict[str, Any] = {
         "eckart": eckart.__version__,
         "keep": chosen.keep,
@@ -160,13 +158,25 @@ def compress_model(
 def planned_bytes(model: str | os.PathLike[str], plan: RankPlan) -> int:
     """Say how large the files of a model will be, compressed by a plan: to the length of their headers."""
     weights = Weights(model)
-    size = weights.bytes()
+    size = weights.bytes() + 4 * _uncounted_order(plan)
     for name, layer in plan.layers.items():
         if layer.rank is not None:
-            number = weights.bytes_of(f"{name}.weight") // layer.dense
+            weight = f"{_matrix_of(name)}.weight"
+            number = weights.bytes_of(weight) // math.prod(weights.shape(weight))
             order = layer.shape[0] if plan.pivoted else 0  # 4 bytes each
             size -= (layer.dense - layer.numbers + order) * number - 4 * order
     return size
+
+
+def _matrix_of(layer: str) -> str:
+    return layer.partition("[")[0]  # of which it is a group, or itself
+
+
+def _uncounted_order(plan: RankPlan) -> int:
+    """Count the order's numbers that no layer has: groups as they are, or of two factors, beside others of a rank."""
+    cut = {_matrix_of(name) for name, layer in plan.layers.items() if layer.rank is not None}
+    grouped = {name: layer for name, layer in plan.layers.items() if _matrix_of(name) in cut - {name}}
+    return sum(layer.shape[0] for layer in grouped.values() if layer.rank is None or not plan.pivoted)
 
 
 def weights_of_layers(
@@ -315,11 +325,11 @@ def write_compressed(
     FileExistsError, OSError
         The target is something else, or the disk is full; nothing is left behind.
     ValueError
-        `dense` and `standalone`: one needs no code, the other brings it.
+        `dense` and `standalone`: one needs no code, the other brings it. `standalone` and compressed embeddings.
     """
-    _check_form(dense, standalone)
-    weights, source = Weights(model), Path(model)
     groups = {name: grouped_ranks(found, plan, name) for name in found.groups}
+    _check_form(dense, standalone, any(groups.values()))
+    weights, source = Weights(model), Path(model)
     rows = {layer for of in found.groups.values() for layer in of.layers}
     ranks = {n: layer.rank for n, layer in plan.layers.items() if layer.rank is not None and n not in rows}
     with replaced_whole(out, weights.bytes()) as scratch:
@@ -439,9 +449,11 @@ def copy_rest(source: Path, scratch: Path) -> None:
                 shutil.copyfile(file, scratch / file.name)
 
 
-def _check_form(dense: bool, standalone: bool) -> None:
+def _check_form(dense: bool, standalone: bool, embeddings: bool) -> None:
     if dense and standalone:
         raise ValueError("dense=True needs no code beside the weights: leave out standalone=True, or dense=True")
+    if embeddings and standalone:
+        raise ValueError("a standalone model cannot have its embeddings compressed: leave out one of the two")
 
 
 def _card(name: str, certificate: Mapping[str, Any], plan: RankPlan, dense: bool, standalone: bool) -> str:

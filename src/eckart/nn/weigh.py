@@ -47,7 +47,7 @@ def measured_weights(
     Returns
     -------
     dict of str to float
-        For `eckart.nn.plan.plan_ranks`; 1 where a cut loses nothing.
+        For `eckart.nn.plan.plan_ranks`; 1 where a cut loses nothing, and for groups of tokens.
 
     Raises
     ------
@@ -57,8 +57,9 @@ def measured_weights(
     if not 0 < keep < 1:
         raise ValueError(f"keep is {keep}, expected a share between 0 and 1")
     before = network(window[None], use_cache=False).logits
-    weights = {}
-    for done, (name, layer) in enumerate(found.layers.items()):
+    weights = {name: 1.0 for of in found.groups.values() for name in of.layers}  # (groups are not layers of the model)
+    layers = {name: layer for name, layer in found.layers.items() if name not in weights}
+    for done, (name, layer) in enumerate(layers.items()):
         m, n = layer.shape
         every = range(len(layer.squares) + 1)
         rank = max(k for k in every if k == 0 or pivoted_numbers(m, n, k) <= keep * m * n)
@@ -68,5 +69,5 @@ def measured_weights(
         predicted = float(layer.losses[rank])
         weights[name] = measured / predicted if predicted > 0 and measured > 0 else 1.0
         if progress:
-            progress("weighing layers", done + 1, len(found.layers))
+            progress("weighing layers", done + 1, len(layers))
     return weights
