@@ -24,7 +24,7 @@ from scipy.linalg import svd
 
 from eckart.core.lowrank import LowRank
 
-__all__ = ["MetricSVD", "TruncatedSVD", "check_rank", "metric_svd", "truncated_svd"]
+__all__ = ["MetricSVD", "TruncatedSVD", "array_module", "check_rank", "metric_svd", "truncated_svd"]
 
 Array = Any  # numpy.ndarray or torch.Tensor: what comes in goes out
 
@@ -91,7 +91,7 @@ class MetricSVD(NamedTuple):
 
     def errors(self) -> Array:
         """Squared error of the best approximation of each rank 0, 1, ..., r: (r + 1,) float64, never rising."""
-        errors = _like(self.squares).zeros(len(self.squares) + 1, dtype=self.squares.dtype)
+        errors = array_module(self.squares).zeros(len(self.squares) + 1, dtype=self.squares.dtype)
         # Summed from the small ones up, where the precision is.
         errors[:-1] = _flipped(_flipped(self.squares).cumsum(0))
         return errors
@@ -144,7 +144,7 @@ def metric_svd(W: Array, left: Array | None = None, right: Array | None = None) 
     (array([1.09, 0.09, 0.  ]), array([[0., 0.],
            [0., 1.]]))
     """
-    xp = _like(W)
+    xp = array_module(W)
     m, n = _checked_shapes(W, left, right)
     W, left, right = (None if a is None else _float64(a) for a in (W, left, right))
     if m < n:
@@ -170,7 +170,7 @@ def _root(metric: Array | None) -> Array | None:
     """B with B B' = metric; a diagonal as its diagonal."""
     if metric is None:
         return None
-    xp = _like(metric)
+    xp = array_module(metric)
     if metric.ndim == 1:
         values, vectors = metric, None
     else:
@@ -195,23 +195,23 @@ def _checked_shapes(W: Array, left: Array | None, right: Array | None) -> tuple[
             continue
         if size is not None and tuple(array.shape) not in ((size,), (size, size)):
             raise ValueError(f"{name} has the shape {tuple(array.shape)}, expected {(size, size)} or {(size,)}")
-        if not bool(_like(array).isfinite(array).all()):
+        if not bool(array_module(array).isfinite(array).all()):
             raise ValueError(f"{name} has an entry that is not finite")
         if size is not None and array.ndim == 2 and float(abs(array - array.T).max()) > 1e-3 * float(abs(array).max()):
             raise ValueError(f"{name} is not symmetric")
     return W.shape[0], W.shape[1]
 
 
-def _like(array: Array) -> Any:
+def array_module(array: Array) -> Any:
     """Module of an array: numpy, or torch, which then is loaded."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and isinstance(array, torch.Tensor) else np
 
 
 def _float64(array: Array) -> Array:
-    xp = _like(array)
+    xp = array_module(array)
     return xp.asarray(array, dtype=xp.float64)
 
 
 def _flipped(vector: Array) -> Array:
-    return _like(vector).flip(vector, (0,))
+    return array_module(vector).flip(vector, (0,))
