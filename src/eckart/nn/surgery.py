@@ -23,8 +23,11 @@ __all__ = [
     "bias_of",
     "empty_low_rank",
     "is_conv1d",
+    "is_matrix",
+    "is_transposed",
     "layers_of",
     "low_rank_tensors",
+    "matches",
     "matrix_of",
     "outputs_as_rows",
     "replace_layer",
@@ -33,7 +36,9 @@ __all__ = [
 ]
 
 
-def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequence[str] = ()) -> dict[str, Any]:
+def layers_of(
+    network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequence[str] = (), embeddings: bool = False
+) -> dict[str, Any]:
     """Find the layers that are matrices, in the order of the network.
 
     Parameters
@@ -42,6 +47,8 @@ def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequen
     patterns, skip : sequence of str
         Names as ``named_modules`` gives them, or parts after a dot; ``*`` stands for anything. A layer is taken when
         one of `patterns` matches and none of `skip`.
+    embeddings : bool
+        Whether an embedding counts: the matrix that acts on tokens as unit vectors.
 
     Returns
     -------
@@ -58,11 +65,11 @@ def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequen
     >>> list(layers_of(network)), list(layers_of(network, skip=["0"]))
     (['0', '2'], ['2'])
     """
-    every = {name: layer for name, layer in network.named_modules() if _is_matrix(layer)}
+    every = {name: layer for name, layer in network.named_modules() if is_matrix(layer, embeddings)}
     if not every:
         raise ValueError(f"{type(network).__name__} has no layer of a kind that can be compressed: Linear, Conv2d")
     for pattern in (*patterns, *skip):
-        if not any(_matches(name, pattern) for name in every):
+        if not any(matches(name, pattern) for name in every):
             last = sorted({name.rpartition(".")[2] for name in every})
             near = difflib.get_close_matches(pattern, [*last, *every], 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
@@ -70,15 +77,19 @@ def layers_of(network: nn.Module, patterns: Sequence[str] = ("*",), skip: Sequen
     return {
         name: layer
         for name, layer in every.items()
-        if any(_matches(name, p) for p in patterns) and not any(_matches(name, p) for p in skip)
+        if any(matches(name, p) for p in patterns) and not any(matches(name, p) for p in skip)
     }
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern is the name of a layer or the part of it after a dot; ``*`` stands for anything."""
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"*.{pattern}")
 
 
-def _is_matrix(layer: Any) -> bool:
+def is_matrix(layer: Any, embeddings: bool = False) -> bool:
+    """Whether a layer is one of `layers_of`."""
+    if type(layer) is nn.Embedding:
+        return embeddings and layer.max_norm is None  # (with one, reading it changes its weights)
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros"
     # A subclass may compute something else; transformers' Conv1D is one class of its own.
@@ -90,10 +101,15 @@ def is_conv1d(layer: Any) -> bool:
     return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
 
 
+def is_transposed(layer: Any) -> bool:
+    """Whether the weight of a layer is (n, m): inputs, or tokens, are its rows."""
+    return is_conv1d(layer) or isinstance(layer, nn.Embedding)
+
+
 def weight_of(layer: Any) -> torch.Tensor:
     """Give the weight of a layer with its outputs first: (m, n) or (m, c, kh, kw); it shares memory."""
     weight = layer.weight.detach()
-    return weight.T if is_conv1d(layer) else weight
+    return weight.T if is_transposed(layer) else weight
 
 
 def matrix_of(layer: Any) -> torch.Tensor:
