@@ -268,7 +268,7 @@ def test_what_is_not_ours_is_not_replaced(llama, windows, tmp_path, compressed_l
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("important")
-    with pytest.raises(FileExistsError, match="something else than a model that eckart compressed"):
+    with pytest.raises(FileExistsError, match="something else than what eckart wrote"):
         compress_model(llama, other, windows, gradients=1)
     with pytest.raises(FileExistsError, match="is a file"):
         compress_model(llama, other / "thesis.tex", windows, gradients=1)

@@ -27,6 +27,7 @@ from eckart.cli import (
     fit,
     heal,
     info,
+    lora,
     perplexity,
     prepare,
     recommend,
@@ -57,6 +58,7 @@ app.command("heal")(heal.heal)
 app.command("export")(export.export)
 app.command("perplexity")(perplexity.perplexity)
 app.command("speed")(speed.speed)
+app.add_typer(lora.app, name="lora")
 app.command("demo")(demo.demo)
 
 # The base of everything that typer raises for bad usage; it has no public name of its own.

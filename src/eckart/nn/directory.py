@@ -35,12 +35,14 @@ from eckart.nn.weights import METHOD, Weights, compressed_by, read_config
 __all__ = [
     "check_target",
     "compress_model",
+    "copy_rest",
     "decompose_directory",
     "planned_bytes",
     "replaced_whole",
     "weights_of_layers",
     "work_beside",
     "write_compressed",
+    "write_shards",
     "write_trained",
 ]
 
@@ -204,7 +206,7 @@ def check_target(out: str | os.PathLike[str]) -> Path:
         except (ValueError, OSError):
             method = None
         if method != METHOD and not (method is None and (target / "eckart.json").exists()):
-            raise FileExistsError(f"{out} holds something else than a model that eckart compressed: choose a new name")
+            raise FileExistsError(f"{out} holds something else than what eckart wrote: choose a new name")
     elif target.exists() and not target.is_dir():
         raise FileExistsError(f"{out} is a file: choose a new name for a directory")
     return target
@@ -321,8 +323,8 @@ def write_compressed(
     rows = {layer for of in found.groups.values() for layer in of.layers}
     ranks = {n: layer.rank for n, layer in plan.layers.items() if layer.rank is not None and n not in rows}
     with replaced_whole(out, weights.bytes()) as scratch:
-        _write_shards(scratch, _tensors(weights, found, plan, dense, progress))
-        _copy(source, scratch)
+        write_shards(scratch, _tensors(weights, found, plan, dense, progress))
+        copy_rest(source, scratch)
         config = read_config(model)
         if standalone:
             (scratch / CODE).write_text(standalone_code(config), "utf-8")
@@ -381,8 +383,8 @@ def write_trained(
             yield name, trained[name].detach().to(old).contiguous() if name in trained else old
 
     with replaced_whole(out, weights.bytes()) as scratch:
-        _write_shards(scratch, tensors())
-        _copy(source, scratch)
+        write_shards(scratch, tensors())
+        copy_rest(source, scratch)
         if read_config(model).get("model_type") == METHOD:  # standalone
             shutil.copyfile(source / CODE, scratch / CODE)
         (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
@@ -429,7 +431,8 @@ def replaced_whole(
             swap(scratch, target)
 
 
-def _copy(source: Path, scratch: Path) -> None:
+def copy_rest(source: Path, scratch: Path) -> None:
+    """Copy what stands beside the weights of a model: configs, tokenizer, terms; no code."""
     for pattern in _COPIED:
         for file in source.glob(pattern):
             if file.is_file() and not file.name.endswith(".safetensors.index.json"):
@@ -519,7 +522,8 @@ def _tensors(
             progress("writing", done, sum(x.rank is not None for x in plan.layers.values()))
 
 
-def _write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+def write_shards(folder: Path, tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Write tensors as they come, a file of safetensors at a time, with an index if there are several."""
     shards: list[list[str]] = []
     held: dict[str, torch.Tensor] = {}
 

@@ -1,0 +1,97 @@
+"""The network of a model directory without its weights: names, kinds and shapes of layers, and where each weight is.
+
+Layers that are tied share one tensor in the files, under one of their names.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eckart.core.extras import needed
+from eckart.nn.weights import Weights, read_config
+
+__all__ = ["Skeleton"]
+
+
+class Skeleton:
+    """A transformers model of any architecture that transformers itself has, on the device "meta".
+
+    Parameters
+    ----------
+    folder : path
+    untied : bool
+        Whether to build it as if config.json said that embedding and softmax are not tied.
+
+    Attributes
+    ----------
+    config : dict
+        config.json.
+    weights : Weights
+    network : Module
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No model there, a quantized or compressed one, or an architecture that transformers does not have.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], untied: bool = False) -> None:
+        transformers, accelerate = needed("transformers", "hf"), needed("accelerate", "hf")
+        self.folder, self.weights = Path(folder), Weights(folder)
+        self.config = read_config(folder)
+        if "quantization_config" in self.config:
+            method = dict(self.config["quantization_config"] or {}).get("quant_method", "something")
+            raise ValueError(f"{folder} is quantized or compressed, by {method}: start from the original")
+        name = next(iter(self.config.get("architectures") or []), "")
+        kind = getattr(transformers, name, None) if isinstance(name, str) else None
+        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+            raise ValueError(f"{folder}: config.json has the architecture {name!r}, which transformers has not")
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            if untied:
+                config.tie_word_embeddings = False
+            with accelerate.init_empty_weights(include_buffers=False):
+                self.network: Any = kind(config)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{folder}: no model that transformers knows: {reason}") from None
+        self._tied = dict(getattr(self.network, "all_tied_weights_keys", None) or {})
+
+    def source(self, name: str) -> str:
+        """Name of a parameter in the files: the same, or that of what it is tied to.
+
+        Raises
+        ------
+        ValueError
+            The files do not have it, or with another shape.
+        """
+        found = next((other for other in (name, *sorted(self.tied_to(name))) if other in self.weights), None)
+        if found is None:
+            raise ValueError(
+                f"{self.folder}: the weights have no {name!r}, which {type(self.network).__name__} needs: "
+                "save the model with the installed version of transformers first"
+            )
+        got, expected = self.weights.shape(found), tuple(self.network.get_parameter(name).shape)
+        if got != expected:
+            raise ValueError(f"{self.folder}: {found} has the shape {got}, expected {expected}")
+        return found
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read a parameter in its own dtype."""
+        tensor = self.weights.read(self.source(name))
+        if tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"{self.folder}: {name} is stored as {tensor.dtype}, expected floats of 16 bits or more")
+        return tensor
+
+    def tied_to(self, name: str) -> set[str]:
+        """Names of the other parameters that share the tensor of this one."""
+        group, before = {name}, set[str]()
+        while group != before:
+            before = set(group)
+            for pair in self._tied.items():
+                group |= set(pair) if group & set(pair) else set()
+        return group - {name}
