@@ -36,6 +36,14 @@ def test_the_page_on_cold_start_runs(capsys):
     assert "cold users: popularity" in capsys.readouterr().out
 
 
+def test_the_page_on_lora_runs(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "lora.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "lora.md", "exec"), {})
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_the_examples_run(script, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(script)])  # without what pytest was called with

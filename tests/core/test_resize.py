@@ -62,7 +62,14 @@ def test_a_sum_is_the_sum_of_the_products(m, n, ranks, seed):
 def test_energy_says_which_rank():
     s = np.array([3.0, 2.0, 1.0, 0.0])
     found = factor_svd(LowRank(np.diag(s), np.eye(4)))
-    assert [found.rank_of(energy) for energy in (0.1, 9 / 14 - 1e-9, 0.7, 13 / 14 - 1e-9, 0.93, 1.0)] == [1, 1, 2, 2, 3, 3]
+    assert [found.rank_of(energy) for energy in (0.1, 9 / 14 - 1e-9, 0.7, 13 / 14 - 1e-9, 0.93, 1.0)] == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+    ]
     assert [found.kept(k) for k in (1, 2, 3, 4)] == pytest.approx([9 / 14, 13 / 14, 1, 1])
     nothing = factor_svd(LowRank(np.zeros((4, 2)), np.ones((3, 2))))
     assert (nothing.rank_of(0.5), nothing.rank_of(1.0), nothing.kept(1)) == (1, 1, 1.0)

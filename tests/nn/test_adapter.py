@@ -117,7 +117,9 @@ def of_peft(peft, network, folder, targets, **settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("targets", [["words", "wide", "0", "1", "turned"], "words|wide|first\\.\\d|turned"], ids=["list", "regex"])
+@pytest.mark.parametrize(
+    "targets", [["words", "wide", "0", "1", "turned"], "words|wide|first\\.\\d|turned"], ids=["list", "regex"]
+)
 def test_we_compute_what_peft_does_with_its_files(peft, settings, targets, tmp_path):
     theirs, ours = of_peft(peft, Picture(), tmp_path / "a", targets, **settings), Picture()
     plain = ours(TOKENS)
@@ -136,9 +138,7 @@ LANGUAGE = {
 @pytest.mark.parametrize("form", ["lora", "rslora", "dora"])
 def test_language_models_give_the_same_logits_both_ways(peft, request, windows, kind, targets, form, tmp_path):
     folder = request.getfixturevalue(kind)
-    theirs = of_peft(
-        peft, load_model(folder), tmp_path / "a", targets, task_type="CAUSAL_LM", **SETTINGS[form]
-    )
+    theirs = of_peft(peft, load_model(folder), tmp_path / "a", targets, task_type="CAUSAL_LM", **SETTINGS[form])
     ours, again = load_model(folder), load_model(folder)
     put_adapter(ours, load_adapter(tmp_path / "a"))
     save_adapter(adapter_of(ours, task="CAUSAL_LM"), tmp_path / "b")
@@ -215,14 +215,21 @@ def test_what_cannot_be_resized_or_added_is_said():
 def files(tmp_path):
     """A good adapter, and what writes a spoilt one beside it."""
     save_adapter(adapter_of(trained(Picture(), ("wide", "0", "words"))), tmp_path / "good")
-    config, tensors = json.loads((tmp_path / "good" / CONFIG).read_text()), load_file(tmp_path / "good" / "adapter_model.safetensors")
+    config, tensors = (
+        json.loads((tmp_path / "good" / CONFIG).read_text()),
+        load_file(tmp_path / "good" / "adapter_model.safetensors"),
+    )
 
     def spoilt(config_changes=None, tensor_changes=None):
         folder = tmp_path / "bad"
         folder.mkdir(exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(config | (config_changes or {})))
-        changed = {("base_model.model." + name if "." in name else name): x for name, x in (tensor_changes or {}).items()}
-        save_file({name: x for name, x in (tensors | changed).items() if x is not None}, folder / "adapter_model.safetensors")
+        changed = {
+            ("base_model.model." + name if "." in name else name): x for name, x in (tensor_changes or {}).items()
+        }
+        save_file(
+            {name: x for name, x in (tensors | changed).items() if x is not None}, folder / "adapter_model.safetensors"
+        )
         return folder
 
     return spoilt
@@ -265,7 +272,10 @@ def test_a_config_that_says_something_else_is_refused(files, change, sentence):
 TENSORS = [
     ({"wide.lora_A.weight": None}, "wide has lora_B.weight, expected lora_A.weight, lora_B.weight"),
     ({"words.lora_embedding_B": None}, "words has lora_embedding_A, expected lora_embedding_A, lora_embedding_B"),
-    ({"words.lora_B.weight": torch.ones(2, 2)}, "words has lora_B.weight, lora_embedding_A, lora_embedding_B, expected"),
+    (
+        {"words.lora_B.weight": torch.ones(2, 2)},
+        "words has lora_B.weight, lora_embedding_A, lora_embedding_B, expected",
+    ),
     ({"wide.lora_magnitude_vector": torch.ones(7)}, "wide has lora_A.weight, lora_B.weight, lora_magnitude_vector"),
     ({"wide.weight": torch.ones(7, 5)}, "'base_model.model.wide.weight' is no part of an update"),
     ({"stray": torch.ones(2)}, "'stray' is no part of an update"),

@@ -39,8 +39,10 @@ def inputs(kind, seed=0):
     generator = torch.Generator().manual_seed(seed)
     if kind == "embedding":
         return torch.randint(0, 20, (4, 7), generator=generator)
-    return torch.randn((4, 3, 7, 6) if "conv" in kind[:5] and kind != "conv1d" or kind == "dilated" else (4, 7, 12),
-                       generator=generator)
+    return torch.randn(
+        (4, 3, 7, 6) if ("conv" in kind[:5] and kind != "conv1d") or kind == "dilated" else (4, 7, 12),
+        generator=generator,
+    )
 
 
 def known_of(network, name):

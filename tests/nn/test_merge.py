@@ -111,16 +111,16 @@ def test_what_cannot_be_merged_is_said_before_any_work(llama, gpt2, windows, tmp
         merge_directory(tmp_path / "small", tmp_path / "a", tmp_path / "out")
     with pytest.raises(FileExistsError, match="holds something else"):
         merge_directory(llama, tmp_path / "a", llama)
-    with pytest.raises(FileNotFoundError, match="it has no adapter_config.json"):
+    with pytest.raises(FileNotFoundError, match=r"it has no adapter_config\.json"):
         merge_directory(llama, llama, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"does not fit torch.float16"):
+    with pytest.raises(ValueError, match=r"does not fit torch\.float16"):
         merge_directory(halved(llama, tmp_path / "half", torch.float16), tmp_path / "huge", tmp_path / "out")
     strange = tmp_path / "strange"
     shutil.copytree(llama, strange)
     config = json.loads((strange / "config.json").read_text())
     for name in ("NoSuchModel", "os", 7, "AutoModel"):
         (strange / "config.json").write_text(json.dumps(config | {"architectures": [name]}))
-        with pytest.raises(ValueError, match="config.json has the architecture"):
+        with pytest.raises(ValueError, match=r"config\.json has the architecture"):
             merge_directory(strange, tmp_path / "a", tmp_path / "out")
     (strange / "config.json").write_text(json.dumps(config))
     tensors = load_file(strange / "model.safetensors")
@@ -172,11 +172,9 @@ def test_extracted_at_full_rank_the_adapter_is_the_tuning(language_model, window
     other = tuned(language_model, tmp_path / "tuned")
     expected = logits(other, windows)
     adapter, report = extract_adapter(other, language_model, rank=64)
-    assert not {name for name in report["left_out"] if not name.endswith("wpe.weight")}
+    assert not report["left_out"]
     model = load_model(language_model)
     put_adapter(model, adapter)
-    if report["left_out"]:  # GPT-2 adds an embedding of places, which is an embedding like any other
-        raise AssertionError(report["left_out"])
     assert close(logits(model, windows), expected)
     save_adapter(adapter, tmp_path / "a")
     merge_directory(language_model, tmp_path / "a", tmp_path / "out")
@@ -243,7 +241,7 @@ def test_what_an_adapter_cannot_hold_is_reported(llama, tmp_path):
 
 
 def test_models_that_do_not_fit_are_refused(llama, gpt2, tmp_path):
-    with pytest.raises(ValueError, match="is a GPT2LMHeadModel and .* a LlamaForCausalLM: it was not tuned from that"):
+    with pytest.raises(ValueError, match=r"is a GPT2LMHeadModel and .* a LlamaForCausalLM: it was not tuned from that"):
         extract_adapter(gpt2, llama, 4)
     with pytest.raises(ValueError, match="have the same numbers in every layer"):
         extract_adapter(llama, llama, 4)

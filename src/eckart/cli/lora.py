@@ -87,7 +87,13 @@ def extract(
         terminal.note(f"eckart: {name} was tuned too (by {100 * change:.2g} %), and is not in the adapter")
     if len(report["left_out"]) > 3:
         terminal.note(f"eckart: and {len(report['left_out']) - 3} more tensors")
-    _show("extracted", made | _summary({n: x["kept"] for n, x in report["layers"].items()}) | {"left_out": len(report["left_out"])}, output, started, as_json)
+    _show(
+        "extracted",
+        made | _summary({n: x["kept"] for n, x in report["layers"].items()}) | {"left_out": len(report["left_out"])},
+        output,
+        started,
+        as_json,
+    )
 
 
 @app.command("resize")
@@ -124,7 +130,9 @@ def add(
     weights: Annotated[
         str | None, typer.Option(metavar="W,W,...", help="what each is multiplied by  [default: 1]")
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, help="largest rank of a layer  [default: the sum of theirs]")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="largest rank of a layer  [default: the sum of theirs]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Add adapters: exactly, or cut to a rank. Weights of 1/n give the average."""

@@ -1,6 +1,7 @@
-"""Networks with weights of low rank: compress them. Extra ``[torch]``; for language models ``[hf]``.
+"""Networks with weights of low rank: compress them, adapt them. Extra ``[torch]``; for language models ``[hf]``.
 
 ek.nn.compress(network, batches, keep=0.8)
+ek.nn.add_lora(network, rank=16)
 """
 
 from __future__ import annotations
@@ -11,13 +12,38 @@ from typing import TYPE_CHECKING, Any
 from eckart.core.extras import needed
 
 if TYPE_CHECKING:
+    from eckart.nn.adapter import adapter_of, put_adapter
+    from eckart.nn.adapter_files import load_adapter, save_adapter
     from eckart.nn.compress import compress
     from eckart.nn.language import perplexity
     from eckart.nn.linear import LowRankConv2d, LowRankLinear
+    from eckart.nn.lora import add_lora, merge_lora
 
-__all__ = ["LowRankConv2d", "LowRankLinear", "compress", "perplexity"]
+__all__ = [
+    "LowRankConv2d",
+    "LowRankLinear",
+    "adapter_of",
+    "add_lora",
+    "compress",
+    "load_adapter",
+    "merge_lora",
+    "perplexity",
+    "put_adapter",
+    "save_adapter",
+]
 
-_HOME = {"LowRankConv2d": "linear", "LowRankLinear": "linear", "compress": "compress", "perplexity": "language"}
+_HOME = {
+    "LowRankConv2d": "linear",
+    "LowRankLinear": "linear",
+    "adapter_of": "adapter",
+    "add_lora": "lora",
+    "compress": "compress",
+    "load_adapter": "adapter_files",
+    "merge_lora": "lora",
+    "perplexity": "language",
+    "put_adapter": "adapter",
+    "save_adapter": "adapter_files",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,8 +2,8 @@
 
     delta_l = s_l B_l A_l,   s = alpha / r,  or alpha / sqrt(r) for rsLoRA
 
-One is put into a network, or taken from one; resized, layer by layer, to the best approximation of a smaller rank; added to
-others. What has magnitudes (DoRA) is no sum of products: it is resized, magnitudes as they are, and not added.
+One is put into a network, or taken from one; resized, layer by layer, to the best approximation of a smaller rank;
+added to others. What has magnitudes (DoRA) is no sum of products: it is resized, magnitudes as they are, and not added.
 
 Symbols: A (r x n), B (m x r), s scale. See docs/notation.md.
 """
@@ -24,7 +24,17 @@ from eckart.core.resize import FactorSVD, factor_svd, sum_of
 from eckart.nn.lora import LoRA, adapted_layers
 from eckart.nn.surgery import is_matrix, matrix_of, replace_layer
 
-__all__ = ["Adapter", "Update", "adapter_of", "add_adapters", "check_fits", "cut_update", "is_target", "put_adapter", "resize_adapter"]
+__all__ = [
+    "Adapter",
+    "Update",
+    "adapter_of",
+    "add_adapters",
+    "check_fits",
+    "cut_update",
+    "is_target",
+    "put_adapter",
+    "resize_adapter",
+]
 
 
 @dataclass(frozen=True)
@@ -253,7 +263,7 @@ def resize_adapter(
     layers, kept = {}, {}
     for name, update in adapter.layers.items():
         found = factor_svd(adapter.delta(name))
-        k = found.rank_of(energy) if rank is None else min(rank, len(found.s))
+        k = min(rank, len(found.s)) if rank is not None else found.rank_of(energy or 0.0)
         layers[name], kept[name] = cut_update(found, k, update), found.kept(k)
     return replace(adapter, layers=layers, rslora=False), kept
 

@@ -5,8 +5,8 @@
     base_model.model.<layer>.lora_embedding_A, _B     (r, tokens), (d, r)
     base_model.model.<layer>.lora_magnitude_vector    (m,), or (1, m, 1, 1); where use_dora is true
 
-Nothing is believed: a setting that changes what is computed and that is not known here is refused, and so is a tensor too
-many, too few or of a shape that the config denies.
+Nothing is believed: a setting that changes what is computed and that is not known here is refused, and so is a tensor
+too many, too few or of a shape that the config denies.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def save_adapter(adapter: Adapter, out: str | os.PathLike[str], made: Mapping[st
         tensors[f"{name}.{_B[update.embedding]}"] = B
         tensors |= {} if g is None else {f"{name}.lora_magnitude_vector": g}
     tensors |= {f"{name}.{_BASE}": weight for name, weight in adapter.embeddings.items()}
-    tensors = {_PREFIX + name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)}
+    tensors = {
+        _PREFIX + name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name in sorted(tensors)
+    }
     with replaced_whole(out, sum(x.nbytes for x in tensors.values())) as scratch:
         try:
             save_file(tensors, str(scratch / _TENSORS), {"format": "pt"})
@@ -144,12 +147,16 @@ def load_adapter(folder: str | os.PathLike[str]) -> Adapter:
         embedding = any(part in tensors for part in (_A[1], _B[1]))
         wanted = {_A[embedding], _B[embedding], *(["lora_magnitude_vector"] if dora else [])}
         if set(tensors) != wanted:
-            raise ValueError(f"{where} has {', '.join(sorted(tensors)) or 'no factors'}, expected {', '.join(sorted(wanted))}")
+            raise ValueError(
+                f"{where} has {', '.join(sorted(tensors)) or 'no factors'}, expected {', '.join(sorted(wanted))}"
+            )
         A, B = tensors[_A[embedding]], tensors[_B[embedding]]
         kernel = tuple(A.shape[1:]) if A.ndim == 4 else None
         fit = A.ndim in (2, 4) and B.ndim == A.ndim and 0 not in (*A.shape, *B.shape)
         if not fit or B.shape[1] != A.shape[0] or B[0, 0].numel() != 1:
-            raise ValueError(f"{where} has factors of the shapes {tuple(A.shape)} and {tuple(B.shape)}, which do not fit")
+            raise ValueError(
+                f"{where} has factors of the shapes {tuple(A.shape)} and {tuple(B.shape)}, which do not fit"
+            )
         factors = LowRank(B.flatten(1), A.flatten(1).T)
         magnitude = tensors.get("lora_magnitude_vector")
         if magnitude is not None:
@@ -216,7 +223,9 @@ def _read_config(file: Path) -> dict[str, Any]:
             raise ValueError(f"{file}: {key} is {str(value)[:60]!r}: this kind of adapter is not supported")
     init = config.get("init_lora_weights", True)
     if init not in _INITS and init is not None:
-        raise ValueError(f"{file}: init_lora_weights is {str(init)[:60]!r}, which changes the base: convert it to plain LoRA")
+        raise ValueError(
+            f"{file}: init_lora_weights is {str(init)[:60]!r}, which changes the base: convert it to plain LoRA"
+        )
     for key in ("use_rslora", "use_dora", "fan_in_fan_out"):
         if not isinstance(config[key], bool):
             raise ValueError(f"{file}: {key} is {str(config[key])[:60]!r}, expected true or false")

@@ -47,7 +47,7 @@ def extract_adapter(
     rank : int
         The largest rank that a layer gets; one whose difference has a smaller rank gets that.
     moments : callable, optional
-        Gives E[x x'] of a layer's inputs, (n, n), or None, by its name: layers for which it does are cut in that metric.
+        Gives E[x x'] of a layer's inputs, (n, n), or None, by its name: layers that have one are cut in that metric.
     patterns, skip : sequence of str
         Which layers, as in `eckart.nn.surgery.layers_of`; embeddings and softmax too.
     progress : callable, optional
@@ -99,7 +99,9 @@ def extract_adapter(
         report[layer] = {"rank": k, "kept": kept}
     if not updates:
         raise ValueError(f"{tuned} and {base} have the same numbers in every layer that was asked for")
-    causal = type(before.network).__name__.endswith("ForCausalLM") or type(before.network).__name__.endswith("LMHeadModel")
+    causal = type(before.network).__name__.endswith("ForCausalLM") or type(before.network).__name__.endswith(
+        "LMHeadModel"
+    )
     adapter = Adapter(updates, False, Path(base).resolve().name, "CAUSAL_LM" if causal else None)
     return adapter, {"layers": report, "left_out": left_out}
 

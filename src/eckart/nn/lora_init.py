@@ -105,9 +105,7 @@ def gauss_b(
     """Start with B = 0 and A normal with variance 1 / n. See `Init`."""
     m, n = weight.shape
     check_rank((m, n), rank)
-    return _placed(
-        weight, torch.randn(rank, n, generator=generator) / math.sqrt(active or n), torch.zeros(m, rank)
-    )
+    return _placed(weight, torch.randn(rank, n, generator=generator) / math.sqrt(active or n), torch.zeros(m, rank))
 
 
 def pissa(

@@ -3,8 +3,8 @@
     W'  =  round( c (W + s B A) )       in the dtype of W
 
 What rounding takes is measured beside what merging changes: |W' - c (W + s B A)| / |c (W + s B A) - W|. In 16 bits an
-update far smaller than its weight is partly lost. Embedding and softmax that were one tensor are two where one of them is
-adapted, and config.json then says so.
+update far smaller than its weight is partly lost. Embedding and softmax that were one tensor are two where one of them
+is adapted, and config.json then says so.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from eckart.core.extras import needed
-from eckart.nn.weights import Weights, read_config
+from eckart.nn.weights import Weights, compressed_by, read_config
 
 __all__ = ["Skeleton"]
 
@@ -43,8 +43,7 @@ class Skeleton:
         transformers, accelerate = needed("transformers", "hf"), needed("accelerate", "hf")
         self.folder, self.weights = Path(folder), Weights(folder)
         self.config = read_config(folder)
-        if "quantization_config" in self.config:
-            method = dict(self.config["quantization_config"] or {}).get("quant_method", "something")
+        if method := compressed_by(self.config):
             raise ValueError(f"{folder} is quantized or compressed, by {method}: start from the original")
         name = next(iter(self.config.get("architectures") or []), "")
         kind = getattr(transformers, name, None) if isinstance(name, str) else None
