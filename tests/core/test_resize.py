@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from eckart.core.lowrank import LowRank
 from eckart.core.resize import factor_svd, sum_of
 
-few = settings(max_examples=80, deadline=None)
+few = settings(max_examples=50, deadline=None)
 sizes = st.integers(1, 25)
 seeds = st.integers(0, 2**32 - 1)
 

@@ -128,14 +128,16 @@ def test_we_compute_what_peft_does_with_its_files(peft, settings, targets, tmp_p
     assert not torch.allclose(ours(TOKENS), plain, atol=0.01)
 
 
-LANGUAGE = {
-    "llama": (["q_proj", "v_proj", "down_proj"], ["embed_tokens", "up_proj"], ["lm_head", "k_proj"]),
-    "gpt2": (["c_attn", "c_fc"], ["wte", "c_proj"]),
-}
+LANGUAGE = [
+    ("llama", ["q_proj", "v_proj", "down_proj"], "lora"),
+    ("llama", ["embed_tokens", "up_proj"], "dora"),
+    ("llama", ["lm_head", "k_proj"], "rslora"),
+    ("gpt2", ["c_attn", "c_fc"], "dora"),
+    ("gpt2", ["wte", "c_proj"], "rslora"),
+]
 
 
-@pytest.mark.parametrize("kind, targets", [(kind, targets) for kind, every in LANGUAGE.items() for targets in every])
-@pytest.mark.parametrize("form", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize("kind, targets, form", LANGUAGE)
 def test_language_models_give_the_same_logits_both_ways(peft, request, windows, kind, targets, form, tmp_path):
     folder = request.getfixturevalue(kind)
     theirs = of_peft(peft, load_model(folder), tmp_path / "a", targets, task_type="CAUSAL_LM", **SETTINGS[form])
