@@ -295,6 +295,7 @@ def test_a_merged_model_knows_that_it_is_not_tied(llama, windows, tmp_path):
     with torch.no_grad():
         expected = model(windows).logits
         merge_lora(model)
+        assert not model.config.tie_word_embeddings
         model.save_pretrained(tmp_path / "merged")
         torch.testing.assert_close(load_model(tmp_path / "merged")(windows).logits, expected, atol=1e-4, rtol=1e-4)
 

@@ -85,6 +85,18 @@ def test_a_model_in_several_files_is_merged_one_by_one(llama, windows, tmp_path,
     assert close(logits(tmp_path / "out", windows), expected)
 
 
+def test_an_adapter_beside_the_base_is_not_added_again(llama, windows, tmp_path):
+    shutil.copytree(llama, tmp_path / "base")
+    (tmp_path / "base" / "README.md").write_text("# A model\n")
+    expected = logits(trained(llama, tmp_path / "a"), windows)
+    for file in (tmp_path / "a").glob("adapter*"):
+        shutil.copyfile(file, tmp_path / "base" / file.name)
+    merge_directory(tmp_path / "base", tmp_path / "base", tmp_path / "out")
+    assert close(logits(tmp_path / "out", windows), expected)
+    assert not list((tmp_path / "out").glob("adapter*"))
+    assert (tmp_path / "out" / "README.md").read_text().startswith("# A model\n\nThe adapter base was merged into 21")
+
+
 def halved(folder, out, dtype):
     model = load_model(folder).to(dtype)
     model.save_pretrained(out)

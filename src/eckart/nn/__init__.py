@@ -18,17 +18,20 @@ if TYPE_CHECKING:
     from eckart.nn.language import perplexity
     from eckart.nn.linear import LowRankConv2d, LowRankLinear
     from eckart.nn.lora import add_lora, merge_lora
+    from eckart.nn.many import adapters_by_row, put_adapters
 
 __all__ = [
     "LowRankConv2d",
     "LowRankLinear",
     "adapter_of",
+    "adapters_by_row",
     "add_lora",
     "compress",
     "load_adapter",
     "merge_lora",
     "perplexity",
     "put_adapter",
+    "put_adapters",
     "save_adapter",
 ]
 
@@ -36,12 +39,14 @@ _HOME = {
     "LowRankConv2d": "linear",
     "LowRankLinear": "linear",
     "adapter_of": "adapter",
+    "adapters_by_row": "many",
     "add_lora": "lora",
     "compress": "compress",
     "load_adapter": "adapter_files",
     "merge_lora": "lora",
     "perplexity": "language",
     "put_adapter": "adapter",
+    "put_adapters": "many",
     "save_adapter": "adapter_files",
 }
 

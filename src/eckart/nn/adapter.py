@@ -31,6 +31,7 @@ __all__ = [
     "add_adapters",
     "check_fits",
     "cut_update",
+    "filled",
     "is_target",
     "put_adapter",
     "resize_adapter",
@@ -184,17 +185,21 @@ def put_adapter(network: nn.Module, adapter: Adapter) -> dict[str, LoRA]:
     """
     layers = check_fits(adapter, network)
     network.requires_grad_(False)
-    new = {}
-    for name, update in adapter.layers.items():
-        rank = update.factors.rank
-        new[name] = LoRA(layers[name], rank, update.alpha, rslora=adapter.rslora, dora=adapter.dora)
-        with torch.no_grad():
-            new[name].A.copy_(update.factors.right.T)
-            new[name].B.copy_(update.factors.left)
-            magnitude = new[name].magnitude
-            if magnitude is not None and update.magnitude is not None:
-                magnitude.copy_(update.magnitude)
-        replace_layer(network, name, new[name])
+    new = {name: filled(layers[name], adapter, name) for name in adapter.layers}
+    for name, layer in new.items():
+        replace_layer(network, name, layer)
+    return new
+
+
+@torch.no_grad()
+def filled(layer: Any, adapter: Adapter, name: str) -> LoRA:
+    """Make the layer that has an adapter's update, over the one of a network that it fits."""
+    update = adapter.layers[name]
+    new = LoRA(layer, update.factors.rank, update.alpha, rslora=adapter.rslora, dora=adapter.dora)
+    new.A.copy_(update.factors.right.T)
+    new.B.copy_(update.factors.left)
+    if new.magnitude is not None and update.magnitude is not None:
+        new.magnitude.copy_(update.magnitude)
     return new
 
 

@@ -90,7 +90,10 @@ class LoRA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
-        y = self.base(x)
+        return self.added(self.base(x), x)
+
+    def added(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Give what the layer makes of x, from what its base makes of it."""
         more = self.scale * self._update(x)
         if self.magnitude is None:
             return (y + more).to(y.dtype)

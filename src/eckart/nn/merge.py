@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 
 import eckart
 from eckart.nn.adapter import Adapter, check_fits
-from eckart.nn.adapter_files import load_adapter
+from eckart.nn.adapter_files import CONFIG, load_adapter
 from eckart.nn.calibrate import Progress
 from eckart.nn.directory import check_target, copy_rest, replaced_whole, write_shards
 from eckart.nn.lora import adapted_matrix
@@ -90,6 +89,7 @@ def merge_directory(
     with replaced_whole(out, model.weights.bytes() + more) as scratch:
         write_shards(scratch, tensors())
         copy_rest(Path(base), scratch)
+        (scratch / CONFIG).unlink(missing_ok=True)  # or transformers would add an adapter that stands beside the base
         if untied:
             config = model.config | {"tie_word_embeddings": False}
             (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -105,8 +105,9 @@ def merge_directory(
             "rounding": {"all": lost / changed if changed else 0.0, "worst": shares[worst], "worst_layer": worst},
         }
         (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
-        if (Path(base) / "README.md").is_file():
-            shutil.copyfile(Path(base) / "README.md", scratch / "README-original.md")
+        card = Path(base) / "README.md"
+        said = f"\nThe adapter {certificate['adapter']} was merged into {len(kinds)} layers by eckart {eckart.__version__}.\n"
+        (scratch / "README.md").write_text((card.read_text("utf-8") if card.is_file() else "") + said, "utf-8")
     return certificate
 
 
@@ -161,7 +162,7 @@ def untied_parameters(model: Skeleton, changed: list[str]) -> list[str]:
                 f"{name} shares its numbers with {min(left)} whatever config.json says, so that one cannot change "
                 "alone: leave that layer out of the adapter"
             )
-        source = model.source(name)
-        if any(not torch.equal(model.read(source), model.read(other)) for other in untied if other in model.weights):
-            raise ValueError(f"{model.folder}: {source} is tied to a tensor that is stored with other numbers")
+        stored = sorted({name, *model.tied_to(name)} & set(model.weights))
+        if any(not torch.equal(model.read(stored[0]), model.read(other)) for other in stored[1:]):
+            raise ValueError(f"{model.folder}: {stored[0]} is tied to a tensor that is stored with other numbers")
     return untied
