@@ -96,17 +96,18 @@ def merge_directory(
         lost, changed = (math.sqrt(sum(x[i] for x in rounding.values())) for i in (0, 1))
         shares = {name: math.sqrt(a / b) if b else 0.0 for name, (a, b) in rounding.items()}
         worst = max(shares, key=lambda name: shares[name])
+        name = Path(adapter).resolve().name
         certificate = {
             "eckart": eckart.__version__,
             "base": Path(base).resolve().name,
-            "adapter": Path(adapter).resolve().name,
+            "adapter": name,
             "layers": len(kinds),
             "untied": [name.removesuffix(".weight") for name in untied],
             "rounding": {"all": lost / changed if changed else 0.0, "worst": shares[worst], "worst_layer": worst},
         }
         (scratch / "eckart.json").write_text(json.dumps(certificate, indent=1) + "\n", "ascii")
         card = Path(base) / "README.md"
-        said = f"\nThe adapter {certificate['adapter']} was merged into {len(kinds)} layers by eckart {eckart.__version__}.\n"
+        said = f"\nThe adapter {name} was merged into {len(kinds)} layers by eckart {eckart.__version__}.\n"
         (scratch / "README.md").write_text((card.read_text("utf-8") if card.is_file() else "") + said, "utf-8")
     return certificate
 
