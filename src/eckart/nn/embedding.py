@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 __all__ = ["LowRankEmbedding", "LowRankSoftmax", "TiedSoftmax"]
 
@@ -96,11 +95,12 @@ class _GroupedRows(nn.Module):
 
     def products(self, h: torch.Tensor) -> torch.Tensor:
         """Give the products of every row with vectors (..., d): (..., vocabulary)."""
-        parts = []
+        parts, vectors = [], h.reshape(-1, h.shape[-1]).T
         for size, own, left, right in self._groups():
-            z = F.linear(h, right)
-            parts += [z] * (own > 0) + ([F.linear(z, left)] if size > own else [])
-        return torch.cat(parts, dim=-1).index_select(-1, self.order)
+            z = right @ vectors
+            parts += [z] * (own > 0) + ([left @ z] if size > own else [])
+        # A row a token: rows are put in order as wholes, which numbers one by one would take longer than the products.
+        return torch.cat(parts).index_select(0, self.order).T.reshape(*h.shape[:-1], len(self.order))
 
     @property
     def weight(self) -> torch.Tensor:
