@@ -263,16 +263,27 @@ def test_a_model_is_written_loaded_saved_and_multiplied_out(model, compressed, w
     assert abs(planned_bytes(model, plan) - (compressed / "model.safetensors").stat().st_size) < 3000  # headers
 
 
-def test_as_factors_and_with_measured_weights(llama, windows, tmp_path):
-    settings = {"gradients": 3, "embeddings": True, "pivoted": False, "weigh": 20}
-    found = compress_model(llama, tmp_path / "factors", windows, keep=0.5, **settings)
-    assert found["keep"] <= 0.5
-    loaded = load_model(tmp_path / "factors")
-    assert not loaded.get_input_embeddings().pivoted
-    assert loaded(windows).logits.isfinite().all()
+def test_as_factors_it_computes_too(llama, windows, tmp_path):
+    plan_for(llama, windows, tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["pivoted"] = False
+    plan["layers"]["model.embed_tokens[3]"]["rank"] = 5
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    settings = {"plan": tmp_path / "plan.json", "gradients": 3, "embeddings": True}
+    found = compress_model(llama, tmp_path / "factors", windows, **settings)
+    compress_model(llama, tmp_path / "dense", windows, dense=True, **settings)
+    assert not load_model(tmp_path / "factors").get_input_embeddings().pivoted
+    there = logits(tmp_path / "factors", windows)
+    torch.testing.assert_close(logits(tmp_path / "dense", windows), there, atol=1e-3, rtol=1e-3)
     numbers = sum(x.numel() for x in load_file(tmp_path / "factors" / "model.safetensors").values())
     whole = sum(x.numel() for x in load_file(llama / "model.safetensors").values())
     assert found["keep_of_model"] == pytest.approx(numbers / whole)
+
+
+def test_layer_weights_are_measured_beside_groups(llama, windows, tmp_path):
+    found = compress_model(llama, tmp_path / "out", windows, keep=0.5, gradients=1, embeddings=True, weigh=20)
+    assert found["weighed"] == 20
+    assert found["keep"] <= 0.5
 
 
 def test_all_kept_is_the_original_to_the_bit(model, windows, tmp_path):
