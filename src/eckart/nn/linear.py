@@ -106,7 +106,7 @@ class LowRankLinear(_LowRank):
         """Apply the layer to (..., n): (..., m)."""
         if not self.pivoted:
             return F.linear(F.linear(x, self.right), self.left, self.bias)
-        # To order outputs one by one takes longer than the products: whole rows are, of U for many inputs, else of y'.
+        # To order outputs one by one takes longer than the products. Whole rows are: of U for many inputs, else of y'.
         # (512 x 576 to 1536 at rank 360: 6.9 ms by outputs, 5.4 by rows of y', 4.1 of U, dense 5.7; 8 x 576: 0.72, 0.22,
         # 0.66, 0.32.) A traced program has one way for every number of inputs.
         if not torch.compiler.is_compiling() and x.numel() > self.rank * self.in_features:
