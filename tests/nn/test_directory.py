@@ -159,7 +159,7 @@ def test_weights_of_16_bits_stay_so(language_model, windows, tmp_path):
 def test_shards_are_read_and_written(language_model, windows, tmp_path, monkeypatch, compressed):
     load_model(language_model).save_pretrained(tmp_path / "parts", max_shard_size="20KB")
     assert (tmp_path / "parts" / "model.safetensors.index.json").exists()
-    monkeypatch.setattr("eckart.nn.directory._SHARD", 30_000)
+    monkeypatch.setattr("eckart.nn.output._SHARD", 30_000)
     compress_model(tmp_path / "parts", tmp_path / "out", windows, keep=0.6, gradients=3)
     assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 1
     torch.testing.assert_close(logits(compressed, windows), logits(tmp_path / "out", windows))
@@ -246,10 +246,10 @@ def test_a_budget_that_cannot_be_met_is_refused_and_may_be_asked_again(llama, wi
 
 
 def test_a_full_disk_leaves_nothing(llama, windows, tmp_path, monkeypatch):
-    from eckart.nn import directory
+    from eckart.nn import output
 
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(directory.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(OSError, match="too little space"):
         compress_model(llama, tmp_path / "out", windows, gradients=1)
     monkeypatch.undo()
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_nothing(llama, windows, tmp_path, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("No space left on device")
 
-    monkeypatch.setattr(directory, "save_file", fail)
+    monkeypatch.setattr(output, "save_file", fail)
     with pytest.raises(OSError, match="cannot be written: No space left"):
         compress_model(llama, tmp_path / "out", windows, gradients=1)
     assert sorted(x.name for x in tmp_path.iterdir()) == [".out.eckart-work"]  # to go on from

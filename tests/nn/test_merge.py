@@ -79,7 +79,7 @@ def test_a_merged_model_computes_what_the_adapted_one_does(request, kind, which,
 
 def test_a_model_in_several_files_is_merged_one_by_one(llama, windows, tmp_path, monkeypatch):
     expected = logits(trained(llama, tmp_path / "a", ("*", "embed_tokens")), windows)
-    monkeypatch.setattr("eckart.nn.directory._SHARD", 10_000)
+    monkeypatch.setattr("eckart.nn.output._SHARD", 10_000)
     merge_directory(llama, tmp_path / "a", tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
     assert close(logits(tmp_path / "out", windows), expected)

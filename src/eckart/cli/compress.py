@@ -83,9 +83,10 @@ def compress(
     if dense and standalone:
         raise typer.BadParameter("--dense needs no code beside the weights: leave out --standalone, or --dense")
     from eckart.nn import directory, language
+    from eckart.nn.output import check_target
 
     if output is not None:
-        directory.check_target(output)
+        check_target(output)
     started = time.perf_counter()
     tokens = language.tokens_of(language.load_tokenizer(model), language.read_text(calibration))
     cut = language.windows_of(tokens, context, windows)

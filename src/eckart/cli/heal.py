@@ -32,10 +32,11 @@ def heal(
 
     The text gives contexts, not answers: the original does. A run that was stopped goes on where it was.
     """
-    from eckart.nn import directory, language
+    from eckart.nn import language
     from eckart.nn.heal import heal_model
+    from eckart.nn.output import check_target
 
-    directory.check_target(output)
+    check_target(output)
     started = time.perf_counter()
     tokens = language.tokens_of(language.load_tokenizer(model), language.read_text(text))
     cut = language.windows_of(tokens, context, windows)

@@ -67,9 +67,10 @@ def extract(
     from eckart.nn import directory, language
     from eckart.nn.adapter_files import save_adapter
     from eckart.nn.extract import check_alike, extract_adapter
+    from eckart.nn.output import check_target
     from eckart.nn.skeleton import Skeleton
 
-    directory.check_target(output)
+    check_target(output)
     started = time.perf_counter()
     check_alike(Skeleton(base), Skeleton(tuned))
     asked = {"patterns": tuple(layer or ("*",)), "skip": tuple(skip or ())}
@@ -109,7 +110,7 @@ def resize(
     """Give every update of an adapter its best approximation of a smaller rank, from the factors alone."""
     from eckart.nn.adapter import resize_adapter
     from eckart.nn.adapter_files import load_adapter, save_adapter
-    from eckart.nn.directory import check_target
+    from eckart.nn.output import check_target
 
     if (rank is None) == (energy is None):
         raise typer.BadParameter("give one of --rank and --energy")
@@ -138,7 +139,7 @@ def add(
     """Add adapters: exactly, or cut to a rank. Weights of 1/n give the average."""
     from eckart.nn.adapter import add_adapters
     from eckart.nn.adapter_files import load_adapter, save_adapter
-    from eckart.nn.directory import check_target
+    from eckart.nn.output import check_target
 
     try:
         numbers = None if weights is None else [float(x) for x in weights.split(",")]

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 import eckart
 from eckart.core.lowrank import LowRank
 from eckart.nn.adapter import Adapter, Update, is_target
-from eckart.nn.directory import replaced_whole
+from eckart.nn.output import replaced_whole
 
 __all__ = ["CONFIG", "load_adapter", "save_adapter"]
 

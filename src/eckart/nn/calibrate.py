@@ -36,12 +36,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from eckart.core.lowrank import LowRank
 from eckart.nn.blocks import Blocks
+from eckart.nn.output import write_whole
 from eckart.nn.separable import decomposed
 from eckart.nn.surgery import bias_of, is_conv1d, layers_of, outputs_as_rows, rows_of, weight_of
 
@@ -236,10 +237,10 @@ def _forward(
             out = blocks.run(index, block, stream["x"][j] if index else first)
             outputs += [out] if keep_ends or index < len(blocks.names) - 1 else []
     owner = {name: next(n for n, x in same.items() if x is same[name]) for name in same}
-    _write(folder / f"grams-{index}.safetensors", sums, {"owner": json.dumps(owner)})
+    write_whole(folder / f"grams-{index}.safetensors", sums, {"owner": json.dumps(owner)})
     if index and few:
-        _write(folder / f"inputs-{index}.safetensors", {"x": stream["x"][:few].contiguous()})
-    _write(folder / f"stream-{index + 1}.safetensors", {"x": torch.stack(outputs)} if outputs else {})
+        write_whole(folder / f"inputs-{index}.safetensors", {"x": stream["x"][:few].contiguous()})
+    write_whole(folder / f"stream-{index + 1}.safetensors", {"x": torch.stack(outputs)} if outputs else {})
     (folder / f"stream-{index}.safetensors").unlink(missing_ok=True)
 
 
@@ -286,7 +287,7 @@ def _backward(
             if index or keep_ends:
                 outgoing.append(hidden.grad)
     if outgoing:
-        _write(folder / f"gradients-{index - 1 if index else 'start'}.safetensors", {"g": torch.stack(outgoing)})
+        write_whole(folder / f"gradients-{index - 1 if index else 'start'}.safetensors", {"g": torch.stack(outgoing)})
     return {name: total.cpu() / rows[name] for name, total in sums.items()}
 
 
@@ -354,20 +355,11 @@ def _write_block(
         facts[full] = {"shape": shape, "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
     if keep_moments:
         owners = {full_name(name): full_name(owner[name]) for name in layers}
-        _write(folder / f"moments-{index}.safetensors", moments, {"owner": json.dumps(owners)})
-    _write(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
+        write_whole(folder / f"moments-{index}.safetensors", moments, {"owner": json.dumps(owners)})
+    write_whole(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
 
 
 def damped(metric: torch.Tensor, damping: float) -> torch.Tensor:
     """Add a multiple of the identity: `damping` medians of the diagonal."""
     # The median, because a few inputs of a transformer are hundreds of times larger than all others.
     return metric + damping * metric.diagonal().median() * torch.eye(len(metric), dtype=metric.dtype)
-
-
-def _write(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    part = file.with_suffix(".part")
-    try:
-        save_file({name: x.cpu() for name, x in tensors.items()}, str(part), metadata)
-    except SafetensorError as error:  # a full disk, for one
-        raise OSError(f"{file}: cannot be written: {error}") from None
-    os.replace(part, file)  # whole, or not there

@@ -24,8 +24,8 @@ from torch import nn
 import eckart
 from eckart.core.extras import needed
 from eckart.nn.calibrate import Progress
-from eckart.nn.directory import replaced_whole
 from eckart.nn.language import load_model, load_tokenizer
+from eckart.nn.output import replaced_whole
 from eckart.nn.weights import Weights
 
 __all__ = ["check_export_target", "export_model"]

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from eckart.nn.directory import check_target, write_trained
 from eckart.nn.embedding import LowRankEmbedding, LowRankSoftmax
 from eckart.nn.language import divergence, load_model
 from eckart.nn.linear import LowRankConv2d, LowRankLinear
+from eckart.nn.output import check_target
 from eckart.nn.train import train
 from eckart.nn.weights import Weights
+from eckart.nn.written import write_trained
 
 __all__ = ["factors_of", "heal_model"]
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
+
+from eckart.nn.output import write_whole
 
 __all__ = ["rate_at", "train"]
 
@@ -134,12 +135,7 @@ def _save(
         state = optimizer.state[parameter]
         tensors |= {f"{name}/value": parameter.detach(), f"{name}/step": state["step"]}
         tensors |= {f"{name}/first": state["exp_avg"], f"{name}/second": state["exp_avg_sq"]}
-    part = file.with_suffix(".part")
-    try:
-        save_file(tensors, str(part), {"losses": json.dumps(losses), "run": run})
-    except SafetensorError as error:  # a full disk, for one
-        raise OSError(f"{file}: cannot be written: {error}") from None
-    os.replace(part, file)  # whole, or not there
+    write_whole(file, tensors, {"losses": json.dumps(losses), "run": run})
 
 
 def _load(

@@ -30,8 +30,9 @@ from torch import nn
 
 from eckart.core.svd import metric_svd
 from eckart.nn.blocks import LanguageBlocks
-from eckart.nn.calibrate import Decomposition, _write, damped
+from eckart.nn.calibrate import Decomposition, damped
 from eckart.nn.embedding import LowRankEmbedding
+from eckart.nn.output import write_whole
 from eckart.nn.plan import RankPlan
 from eckart.nn.surgery import low_rank_tensors
 
@@ -120,9 +121,9 @@ def decompose_vocabulary(
                 facts[group] = {"shape": shape, "bias": False, "transposed": False}
                 facts[group] |= {"of": name, "tied": softmax if tied else None}
         tensors = {name: x.contiguous() for name, x in tensors.items()}
-        _write(found, tensors, {"layers": json.dumps(facts)})
+        write_whole(found, tensors, {"layers": json.dumps(facts)})
     (folder / "gradients-start.safetensors").unlink(missing_ok=True)
-    _write(stream, {})
+    write_whole(stream, {})
     return Decomposition(folder)
 
 
