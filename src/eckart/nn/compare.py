@@ -131,32 +131,37 @@ def ways(found: Decomposition, budget: float, group: int = 128) -> list[Way]:
         )
     sizes = {b: mean(lambda m, n, b=b: quantized_bits(n, b, group)) for b in range(2, _MOST_BITS + 1)}
     fitting = [b for b, size in sizes.items() if size <= budget]
-    if fitting:
-        b = fitting[-1]
-        given.append(Way("nearest", f"{b} bits", sizes[b], lambda name, W: round_to_nearest(W.flatten(1), b, group)))
-        given.append(
-            Way("gptq", f"{b} bits", sizes[b], lambda name, W: gptq(W.flatten(1), found.moments(name), b, group))
-        )
+    for kind in ("nearest", "gptq") if fitting else ():
+        on_grid = _grid(kind, fitting[-1], group, found)
+        given.append(Way(kind, f"{fitting[-1]} bits", sizes[fitting[-1]], on_grid))
     # What a whole bit less leaves goes to X, as large in every layer as its share of the numbers.
-    for b in fitting[-2:-1] if budget < sizes[_MOST_BITS] else ():
-        ranks = {name: int((budget - sizes[b]) * m * n / (16 * (m + n))) for name, (m, n) in shapes.items()}
-        size = sizes[b] + sum(16 * k * sum(shapes[name]) for name, k in ranks.items()) / numbers
-        setting = f"{b} bits + rank {min(ranks.values())} to {max(ranks.values())}"
-
-        def split(name: str, W: torch.Tensor, kind: str, b: int = b, ranks: dict[str, int] = ranks) -> torch.Tensor:
-            W, R = W.flatten(1), found.moments(name)
-
-            def on_grid(A: torch.Tensor) -> torch.Tensor:
-                return round_to_nearest(A, b, group) if kind == "nearest" else gptq(A, R, b, group)
-
-            Q, X = with_low_rank(W, on_grid, ranks[name], right=R, rounds=3 if kind == "nearest" else 1)
-            return Q + X.dense().to(W)
-
-        given += [
-            Way(f"{kind} + low rank", setting, size, lambda name, W, kind=kind: split(name, W, kind))
-            for kind in ("nearest", "gptq")
-        ]
+    for kind in ("nearest", "gptq") if len(fitting) > 1 and budget < sizes[_MOST_BITS] else ():
+        bits = fitting[-2]
+        ranks = {name: int((budget - sizes[bits]) * m * n / (16 * (m + n))) for name, (m, n) in shapes.items()}
+        size = sizes[bits] + sum(16 * k * sum(shapes[name]) for name, k in ranks.items()) / numbers
+        setting = f"{bits} bits + rank {min(ranks.values())} to {max(ranks.values())}"
+        split = _split(_grid(kind, bits, group, found), ranks, found, rounds=3 if kind == "nearest" else 1)
+        given.append(Way(f"{kind} + low rank", setting, size, split))
     return given
+
+
+def _grid(kind: str, bits: int, group: int, found: Decomposition) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    def weight(name: str, W: torch.Tensor) -> torch.Tensor:
+        W = W.flatten(1)
+        return round_to_nearest(W, bits, group) if kind == "nearest" else gptq(W, found.moments(name), bits, group)
+
+    return weight
+
+
+def _split(
+    on_grid: Callable[[str, torch.Tensor], torch.Tensor], ranks: Mapping[str, int], found: Decomposition, rounds: int
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    def weight(name: str, W: torch.Tensor) -> torch.Tensor:
+        R = found.moments(name)
+        Q, X = with_low_rank(W.flatten(1), lambda A: on_grid(name, A), ranks[name], right=R, rounds=rounds)
+        return Q + X.dense().to(W)
+
+    return weight
 
 
 def _low_rank(found: Decomposition, budget: float) -> list[Way]:
