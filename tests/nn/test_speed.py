@@ -39,3 +39,8 @@ def test_what_cannot_be_measured_is_said(llama, tmp_path):
         measure_speed([tmp_path])
     with pytest.raises(ValueError, match=r"new 1, .* expected at least 1, 2"):
         measure_speed([llama], new=1)
+    with pytest.raises(ValueError, match="device is 'toaster'"):
+        measure_speed([llama], device="toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device is 'cuda', which torch does not have here"):
+            measure_speed([llama], device="cuda")
