@@ -21,12 +21,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 import eckart
 from eckart.core.lowrank import LowRank
 from eckart.nn.adapter import Adapter, Update, is_target
-from eckart.nn.output import replaced_whole
+from eckart.nn.output import replaced_whole, write_whole
 
 __all__ = ["CONFIG", "load_adapter", "save_adapter"]
 
@@ -78,10 +77,7 @@ def save_adapter(adapter: Adapter, out: str | os.PathLike[str], made: Mapping[st
         for name in sorted(tensors)
     }
     with replaced_whole(out, sum(x.nbytes for x in tensors.values())) as scratch:
-        try:
-            save_file(tensors, str(scratch / _TENSORS), {"format": "pt"})
-        except SafetensorError as error:  # a full disk, for one
-            raise OSError(f"{out}: cannot be written: {error}") from None
+        write_whole(scratch / _TENSORS, tensors, {"format": "pt"})
         (scratch / CONFIG).write_text(json.dumps(_config(adapter), indent=2, sort_keys=True) + "\n", "utf-8")
         facts = {"eckart": eckart.__version__, "adapter": True, **(made or {})}
         (scratch / "eckart.json").write_text(json.dumps(facts, indent=1) + "\n", "ascii")

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from eckart.core.extras import needed
-from eckart.nn.weights import Weights
+from eckart.nn.weights import Weights, tied_to
 
 __all__ = ["Blocks", "LanguageBlocks", "WholeNetwork", "drawn_label_loss"]
 
@@ -144,39 +144,23 @@ class LanguageBlocks:
             raise ValueError(f"{folder}: {type(self.model).__name__} has no list of blocks")
         name, self._blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
         self.names = [f"{name}.{i}" for i in range(len(self._blocks))]
-        self._tied = dict(getattr(self.model, "all_tied_weights_keys", None) or {})
         self._in_tuples = False  # whether a block wraps its output
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None
-        self._check_names(folder)
+        for name, parameter in self.model.named_parameters():
+            self._source(name, parameter)  # all are there, before any work
         inside = tuple(f"{name}." for name in self.names)
         self._fill(self.model, "", lambda name: not name.startswith(inside))
         self.model.requires_grad_(False)
 
-    def _check_names(self, folder: str | os.PathLike[str]) -> None:
-        for name, tensor in self.model.named_parameters():
-            source = self._source(name)
-            if source is None:
-                raise ValueError(
-                    f"{folder}: the weights have no {name!r}, which {type(self.model).__name__} needs: "
-                    "save the model with the installed version of transformers first"
-                )
-            if self._weights.shape(source) != tuple(tensor.shape):
-                got, expected = self._weights.shape(source), tuple(tensor.shape)
-                raise ValueError(f"{folder}: {source} has the shape {got}, expected {expected}")
-
-    def _source(self, name: str) -> str | None:
-        """Name in the files: the same, or that of what it is tied to."""
-        if name in self._weights:
-            return name
-        tied = [b for a, b in self._tied.items() if a == name] + [a for a, b in self._tied.items() if b == name]
-        return next((other for other in tied if other in self._weights), None)
+    def _source(self, name: str, parameter: torch.Tensor) -> str:
+        tied, shape = tied_to(self.model, name), tuple(parameter.shape)
+        return self._weights.source(name, tied, shape, type(self.model).__name__)
 
     def _fill(self, module: nn.Module, prefix: str, wanted: Callable[[str], bool]) -> None:
         read: dict[str, nn.Parameter] = {}  # tied ones stay one
         for name, parameter in list(module.named_parameters(remove_duplicate=False)):
             if parameter.is_meta and wanted(prefix + name):
-                source = self._source(prefix + name)
-                assert source is not None  # _check_names
+                source = self._source(prefix + name, parameter)
                 if source not in read:
                     read[source] = nn.Parameter(self._weights.read(source).to(torch.float32), requires_grad=False)
                 parent, _, last = name.rpartition(".")

@@ -335,7 +335,8 @@ def _write_block(
         off = sums[f"{owner[name]}.s"] / rows  # how far the mean is from the shift
         mean, left = shift + off, L.get(name)
         centred = sums[f"{owner[name]}.R"] / rows - torch.outer(off, off)
-        moments[full_name(owner[name])] = centred + torch.outer(mean, mean)
+        if keep_moments and name == owner[name]:
+            moments[full] = centred + torch.outer(mean, mean)
         W = weight_of(layer).double().cpu()
         # Rows a sample are counted in R: a convolution acts at every place, an expert on its share of tokens.
         R = centred * (rows / samples)

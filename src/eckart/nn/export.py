@@ -25,7 +25,7 @@ import eckart
 from eckart.core.extras import needed
 from eckart.nn.calibrate import Progress
 from eckart.nn.language import load_model, load_tokenizer
-from eckart.nn.output import replaced_whole
+from eckart.nn.output import refuse_other, replaced_whole
 from eckart.nn.weights import Weights
 
 __all__ = ["check_export_target", "export_model"]
@@ -50,13 +50,9 @@ def check_export_target(out: str | os.PathLike[str]) -> Path:
     ------
     FileExistsError
     """
-    target = Path(os.path.realpath(out))
-    if target.is_dir() and any(target.iterdir()):
-        if not ((target / _FILE).exists() and (target / _FACTS).exists()):
-            raise FileExistsError(f"{out} holds something else than a model that eckart exported: choose a new name")
-    elif target.exists() and not target.is_dir():
-        raise FileExistsError(f"{out} is a file: choose a new name for a directory")
-    return target
+    return refuse_other(
+        out, lambda target: (target / _FILE).exists() and (target / _FACTS).exists(), "a model that eckart exported"
+    )
 
 
 def export_model(

@@ -89,10 +89,8 @@ def extract_adapter(
         D = change.T if is_transposed(layers[layer]) else change.flatten(1)
         found = metric_svd(D, None, None if moments is None else moments(layer))
         k = min(rank, max(1, int((found.squares > 0).sum())))
-        cut, errors = found.cut(k), found.errors()
-        # Columns of equal size, as those of a resized adapter.
-        balance = (cut.right.norm(dim=0).clamp_min(1e-300) / cut.left.norm(dim=0).clamp_min(1e-300)).sqrt()
-        factors = LowRank((cut.left * balance).float(), (cut.right / balance).float())
+        cut, errors = found.cut(k).balanced(), found.errors()
+        factors = LowRank(cut.left.float(), cut.right.float())
         kernel = tuple(layers[layer].weight.shape[1:]) if isinstance(layers[layer], nn.Conv2d) else None
         updates[layer] = Update(factors, float(k), None, kernel, isinstance(layers[layer], nn.Embedding))
         kept = 1 - float(errors[k] / errors[0]) if errors[0] > 0 else 1.0

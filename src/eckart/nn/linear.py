@@ -107,8 +107,7 @@ class LowRankLinear(_LowRank):
         if not self.pivoted:
             return F.linear(F.linear(x, self.right), self.left, self.bias)
         # To order outputs one by one takes longer than the products. Whole rows are: of U for many inputs, else of y'.
-        # (576 to 1536 at rank 360, 512 inputs: 6.9 ms by outputs, 5.4 by rows of y', 4.1 of U, dense 5.7; 8 inputs:
-        # 0.72, 0.22, 0.66, 0.32.) A traced program has one way for every number of inputs.
+        # benchmarks/pivoted_layer.py. A traced program has one way for every number of inputs.
         if not torch.compiler.is_compiling() and x.numel() > self.rank * self.in_features:
             return F.linear(F.linear(x, self.right), self.combined(), self.bias)
         z = self.right @ x.reshape(-1, self.in_features).T

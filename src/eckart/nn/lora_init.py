@@ -180,12 +180,8 @@ def gradient_aligned(
 
 def _moved(weight: torch.Tensor, rank: int, scale: float, right: torch.Tensor | None) -> Start:
     check_rank(tuple(weight.shape), rank)
-    cut = metric_svd(weight, None, right).cut(rank)
-    # Columns of equal size in A and in B, so that neither is trained faster.
-    sizes = [factor.norm(dim=0).clamp_min(1e-300) for factor in (cut.left, cut.right)]
-    balance = (sizes[1] / sizes[0]).sqrt()
-    B, A = cut.left * balance / scale**0.5, (cut.right / balance).T / scale**0.5
-    start = _placed(weight, A, B)
+    cut = metric_svd(weight, None, right).cut(rank).balanced()
+    start = _placed(weight, cut.right.T / scale**0.5, cut.left / scale**0.5)
     rest = weight.double() - scale * (start.B.double() @ start.A.double())  # of the rounded ones: the sum is exact
     return start._replace(weight=rest.to(weight.dtype))
 

@@ -19,14 +19,40 @@ from safetensors.torch import save_file
 from eckart.core.replace import flush, locked, scratch_of, swap, sweep
 from eckart.nn.weights import METHOD, compressed_by, read_config
 
-__all__ = ["check_target", "copy_rest", "replaced_whole", "write_shards", "write_whole"]
+__all__ = ["check_target", "copy_rest", "refuse_other", "replaced_whole", "write_shards", "write_whole"]
 
 _SHARD = 1 << 30  # bytes a file: what is in memory while it is written
 _COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")  # tokenizers, templates, terms; no code
 
 
 def check_target(out: str | os.PathLike[str]) -> Path:
-    """Refuse a target that is something else than a compressed model or an empty directory.
+    """Refuse a target that is something else than what eckart wrote or an empty directory; give its real path.
+
+    Raises
+    ------
+    FileExistsError
+    """
+    return refuse_other(out, _is_ours, "what eckart wrote")
+
+
+def _is_ours(target: Path) -> bool:
+    try:
+        method = compressed_by(read_config(target))
+    except (ValueError, OSError):
+        method = None
+    return method == METHOD or (method is None and (target / "eckart.json").exists())
+
+
+def refuse_other(out: str | os.PathLike[str], is_ours: Callable[[Path], bool], what: str) -> Path:
+    """Refuse a target that is neither new, nor empty, nor a directory that may be replaced; give its real path.
+
+    Parameters
+    ----------
+    out : path
+    is_ours : callable
+        Whether a directory that holds something may be replaced.
+    what : str
+        What such a one holds, for the error.
 
     Raises
     ------
@@ -34,12 +60,8 @@ def check_target(out: str | os.PathLike[str]) -> Path:
     """
     target = Path(os.path.realpath(out))
     if target.is_dir() and any(target.iterdir()):
-        try:
-            method = compressed_by(read_config(target))
-        except (ValueError, OSError):
-            method = None
-        if method != METHOD and not (method is None and (target / "eckart.json").exists()):
-            raise FileExistsError(f"{out} holds something else than what eckart wrote: choose a new name")
+        if not is_ours(target):
+            raise FileExistsError(f"{out} holds something else than {what}: choose a new name")
     elif target.exists() and not target.is_dir():
         raise FileExistsError(f"{out} is a file: choose a new name for a directory")
     return target

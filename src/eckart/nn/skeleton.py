@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from eckart.core.extras import needed
-from eckart.nn.weights import Weights, compressed_by, read_config
+from eckart.nn.weights import Weights, compressed_by, read_config, tied_to
 
 __all__ = ["Skeleton"]
 
@@ -58,7 +58,6 @@ class Skeleton:
         except (ValueError, KeyError, OSError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{folder}: no model that transformers knows: {reason}") from None
-        self._tied = dict(getattr(self.network, "all_tied_weights_keys", None) or {})
 
     def source(self, name: str) -> str:
         """Name of a parameter in the files: the same, or that of what it is tied to.
@@ -68,16 +67,8 @@ class Skeleton:
         ValueError
             The files do not have it, or with another shape.
         """
-        found = next((other for other in (name, *sorted(self.tied_to(name))) if other in self.weights), None)
-        if found is None:
-            raise ValueError(
-                f"{self.folder}: the weights have no {name!r}, which {type(self.network).__name__} needs: "
-                "save the model with the installed version of transformers first"
-            )
-        got, expected = self.weights.shape(found), tuple(self.network.get_parameter(name).shape)
-        if got != expected:
-            raise ValueError(f"{self.folder}: {found} has the shape {got}, expected {expected}")
-        return found
+        shape = tuple(self.network.get_parameter(name).shape)
+        return self.weights.source(name, self.tied_to(name), shape, type(self.network).__name__)
 
     def read(self, name: str) -> torch.Tensor:
         """Read a parameter in its own dtype."""
@@ -88,9 +79,4 @@ class Skeleton:
 
     def tied_to(self, name: str) -> set[str]:
         """Names of the other parameters that share the tensor of this one."""
-        group, before = {name}, set[str]()
-        while group != before:
-            before = set(group)
-            for pair in self._tied.items():
-                group |= set(pair) if group & set(pair) else set()
-        return group - {name}
+        return tied_to(self.network, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["METHOD", "Weights", "compressed_by", "read_config"]
+__all__ = ["METHOD", "Weights", "compressed_by", "read_config", "tied_to"]
 
 METHOD = "eckart"  # quantization_config.quant_method of a compressed model
 
@@ -75,6 +75,34 @@ class Weights:
         """Shape of a tensor, unread."""
         return tuple(self._open[self._where[name]].get_slice(name).get_shape())
 
+    def source(self, name: str, tied: Collection[str], shape: tuple[int, ...], model: str) -> str:
+        """Give the name that a parameter is stored under: its own, or that of what it is tied to.
+
+        Parameters
+        ----------
+        name : str
+        tied : collection of str
+            Parameters that share its tensor, see `tied_to`.
+        shape : tuple of int
+            That the model has.
+        model : str
+            Kind of the model, for the error.
+
+        Raises
+        ------
+        ValueError
+            The files do not have it, or with another shape.
+        """
+        found = next((other for other in (name, *sorted(tied)) if other in self), None)
+        if found is None:
+            raise ValueError(
+                f"{self.folder}: the weights have no {name!r}, which {model} needs: "
+                "save the model with the installed version of transformers first"
+            )
+        if self.shape(found) != shape:
+            raise ValueError(f"{self.folder}: {found} has the shape {self.shape(found)}, expected {shape}")
+        return found
+
     def bytes_of(self, name: str) -> int:
         """Size of a tensor."""
         first = self._open[self._where[name]].get_slice(name)
@@ -102,6 +130,17 @@ class Weights:
         """Say which files these are: names, sizes and times of change."""
         stats = [(file, (self.folder / file).stat()) for file in sorted(self._open)]
         return [[file, x.st_size, x.st_mtime_ns] for file, x in stats]
+
+
+def tied_to(model: Any, name: str) -> set[str]:
+    """Names of the other parameters of a transformers model that share the tensor of this one."""
+    pairs = (getattr(model, "all_tied_weights_keys", None) or {}).items()
+    group, before = {name}, set[str]()
+    while group != before:
+        before = set(group)
+        for pair in pairs:
+            group |= set(pair) if group & set(pair) else set()
+    return group - {name}
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
