@@ -81,3 +81,41 @@ def test_mistakes_are_answered_with_one_line(eckart, llama, gpt2, adapters, tmp_
     assert "1 adapters and 2 weights" in eckart("lora", "add", one, *out, "--weights", "1,2").mistake()
     assert "No such command" in eckart("lora", "trian").mistake(2)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def examples(tmp_path):
+    rows = [{"a": f"w{10 + i % 9} w{10 + i % 7}", "b": 40 + i % 2, "split": "ab"[i % 5 == 0]} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "rows.jsonl"
+
+
+def test_an_adapter_is_trained_and_drawn(eckart, llama, examples, tmp_path):
+    pytest.importorskip("matplotlib")
+    asked = ("lora", "train", llama, examples, "--prompt", "{a}", "--completion", "w{b}", "--context", 24, "--lr", 0.01)
+    picture = ("--plot", tmp_path / "losses.png")
+    made = eckart(*asked, "-o", tmp_path / "a", "--rank", 4, "--rank-of", "q_proj=2", *picture, "--json").json()
+    assert (made["examples"], made["held_out"], made["left_out"]) == (57, 3, 0)
+    assert made["validation_loss"][1] < made["validation_loss"][0]
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert (config["r"], set(config["rank_pattern"].values())) == (4, {2})
+    assert (tmp_path / "losses.png").stat().st_size > 5000
+    merged = eckart("lora", "merge", llama, tmp_path / "a", "-o", tmp_path / "m", "--json").json()
+    assert merged["layers"] == 21
+    split = ("--split", "a", "--validation-split", "b", "--limit", 20)
+    full = eckart(*asked, "-o", tmp_path / "full", *split, "--full", "--json").json()
+    assert (full["examples"], full["held_out"]) == (20, 12)
+    assert (tmp_path / "full" / "model.safetensors").exists()
+
+
+def test_what_cannot_be_trained_is_answered_with_one_line(eckart, llama, examples, tmp_path):
+    asked = ("lora", "train", llama, examples, "-o", tmp_path / "a", "--context", 24)
+    assert "give patterns that make a prompt" in eckart(*asked).mistake()
+    asked += ("--prompt", "{a}", "--completion", "w{b}")
+    assert "expected NAME=RANK" in eckart(*asked, "--rank-of", "q_proj").mistake(2)
+    assert "no layer that is adapted matches" in eckart(*asked, "--rank-of", "x=2").mistake()
+    assert "pictures are .png, .svg or .pdf" in eckart(*asked, "--plot", "a.txt").mistake(2)
+    assert "there is no such directory" in eckart(*asked, "--plot", tmp_path / "b" / "a.png").mistake(2)
+    assert "has no rows of the split 'c'" in eckart(*asked, "--split", "c").mistake()
+    assert "reads at most 64 tokens" in eckart(*asked[:-5], 65, *asked[-4:]).mistake()
+    assert not (tmp_path / "a").exists()

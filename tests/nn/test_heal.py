@@ -23,17 +23,17 @@ def problem(seed=0):
     generator = torch.Generator().manual_seed(seed)
     A, b = torch.randn(20, 6, generator=generator), torch.randn(20, generator=generator)
     parameters = {"x": nn.Parameter(torch.zeros(6)), "bias": nn.Parameter(torch.zeros(1))}
-    return parameters, lambda step: (A @ parameters["x"] + parameters["bias"] - b).square().mean() * (1 + step % 3)
+    return parameters, lambda step: [(A @ parameters["x"] + parameters["bias"] - b).square().mean() * (1 + step % 3)]
 
 
 def test_training_is_adamw_by_hand():
     mine, loss_at = problem()
-    losses = train(mine, loss_at, 30, 0.1, warmup=0.2, betas=(0.8, 0.9), weight_decay=0.1, clip=0.5)
+    losses, _ = train(mine, loss_at, 30, 0.1, warmup=0.2, betas=(0.8, 0.9), weight_decay=0.1, clip=0.5)
     theirs, loss_at = problem()
     m = {name: torch.zeros_like(x) for name, x in theirs.items()}
     v = {name: torch.zeros_like(x) for name, x in theirs.items()}
     for t in range(30):
-        loss = loss_at(t)
+        (loss,) = loss_at(t)
         gradients = dict(zip(theirs, torch.autograd.grad(loss, list(theirs.values())), strict=True))
         length = sum(g.square().sum() for g in gradients.values()).sqrt()
         lr = rate_at(t, 30, 0.1, 0.2)
@@ -94,7 +94,7 @@ def test_what_cannot_be_trained_is_said():
     with pytest.raises(ValueError, match=r"steps is 0, lr 0\.1"):
         train(parameters, loss_at, 0, 0.1)
     with pytest.raises(ValueError, match="loss of step 2 is not finite"):
-        train(parameters, lambda step: loss_at(step) * (torch.nan if step == 2 else 1), 5, 0.1)
+        train(parameters, lambda step: [x * (torch.nan if step == 2 else 1) for x in loss_at(step)], 5, 0.1)
 
 
 # Healing

@@ -49,6 +49,7 @@ def compare(
     from eckart.nn import language
     from eckart.nn.compare import compare_model
 
+    terminal.check_picture(plot)
     tokenizer = language.load_tokenizer(model)
     cut = language.windows_of(language.tokens_of(tokenizer, language.read_text(calibration)), context, windows)
     tests = {}

@@ -82,6 +82,7 @@ def compress(
         raise typer.BadParameter("Missing option '--output' / '-o': where to write, unless this is a --dry-run")
     if dense and standalone:
         raise typer.BadParameter("--dense needs no code beside the weights: leave out --standalone, or --dense")
+    terminal.check_picture(plot)
     from eckart.nn import directory, language
     from eckart.nn.output import check_target
 

@@ -1,4 +1,4 @@
-"""``eckart lora``: adapters merged, extracted, resized and added."""
+"""``eckart lora``: adapters trained, merged, extracted, resized and added."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from eckart.cli import terminal, texts
+from eckart.cli import lora_train, terminal, texts
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    rich_markup_mode=None, help="Adapters of low rank (LoRA): merge, extract, resize, add; in peft's files."
+    rich_markup_mode=None, help="Adapters of low rank (LoRA): train, merge, extract, resize, add; in peft's files."
 )
+
+app.command("train")(lora_train.train)
 
 Out = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="directory to write to")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]

@@ -10,12 +10,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 if TYPE_CHECKING:
     from eckart.recommend.evaluate import Report
 
 __all__ = [
+    "check_picture",
     "entries_bar",
     "epochs_bar",
     "note",
@@ -90,6 +94,18 @@ def _written(x: object, number: str) -> str:
     if x is None:
         return ""
     return format(x, number) if isinstance(x, float) else str(x)
+
+
+def check_picture(path: Path | None) -> None:
+    """Refuse a picture that could not be drawn, before the work that it would show."""
+    if path is None:
+        return
+    import matplotlib  # noqa: F401  # what is missing shows now
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{path}: pictures are .png, .svg or .pdf")
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{path}: there is no such directory")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +95,17 @@ def heal_model(
     for parameter in parameters.values():
         parameter.requires_grad_(True)
 
-    def loss_at(step: int) -> torch.Tensor:
+    def parts_at(step: int) -> Iterator[torch.Tensor]:
         window = windows[step % len(windows)][None]
         with torch.no_grad():
             wanted = teacher(window, use_cache=False).logits
-        return divergence(student(window, use_cache=False).logits, wanted)
+        yield divergence(student(window, use_cache=False).logits, wanted)
 
     work = target.with_name(f".{target.name}.eckart-heal")
     work.mkdir(parents=True, exist_ok=True)
-    losses = train(
+    losses, _ = train(
         parameters,
-        loss_at,
+        parts_at,
         epochs * len(windows),
         lr,
         checkpoint=work / "training.safetensors",

@@ -15,7 +15,8 @@ import gzip
 import lzma
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ __all__ = [
     "load_tokenizer",
     "needed_tokens",
     "perplexity",
+    "quiet",
     "read_text",
     "tokens_of",
     "windows_of",
@@ -88,24 +90,32 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
     FileNotFoundError, ValueError
         No such model, or weights that do not fit it.
     """
-    transformers = needed("transformers", "hf")
-    weights, quiet = Weights(folder), transformers.utils.logging
-    bars = quiet.is_progress_bar_enabled()
-    quiet.disable_progress_bar()
+    transformers, weights = needed("transformers", "hf"), Weights(folder)
     try:
-        model, facts = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        with quiet():
+            model, facts = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
     except (ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder}: transformers cannot load it: {reason}") from None
-    finally:
-        if bars:
-            quiet.enable_progress_bar()
     if facts["missing_keys"]:  # transformers fills them with noise, and says so where few look
         missing = ", ".join(sorted(facts["missing_keys"])[:3])
         raise ValueError(f"{weights.folder}: {len(facts['missing_keys'])} weights are not in the files: {missing}, ...")
     return model.eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    logging = needed("transformers", "hf").utils.logging
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> Any:

@@ -8,44 +8,20 @@ all have the state that the first one chose.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from eckart.core.processes import Group
 from eckart.recommend.training import Record, State
 
-__all__ = ["Group", "led", "process_group"]
+__all__ = ["led"]
 
 _STOP, _GO, _FAILED = 0, 1, 2
 Step = Callable[[State], tuple[State, Record]]
-
-
-class Group(NamedTuple):
-    """The processes of this fit."""
-
-    rank: int
-    world: int
-
-
-@contextmanager
-def process_group(device: str) -> Iterator[Group]:
-    """Join the processes that torchrun has started; alone where there are none."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield Group(0, 1)
-        return
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield Group(dist.get_rank(), dist.get_world_size())
-    finally:
-        if ours:
-            dist.destroy_process_group()
 
 
 def led(

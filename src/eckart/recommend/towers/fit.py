@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 
 from eckart.core.csr import column_counts, take_rows
 from eckart.core.kernels import kernels, resolve_threads
+from eckart.core.processes import process_group
 from eckart.data.feature_map import FeatureMap
 from eckart.data.interactions import Interactions
 from eckart.data.vocabulary import Vocabulary
@@ -25,7 +26,7 @@ from eckart.recommend.implicit import require_not_negative
 from eckart.recommend.initial import colours
 from eckart.recommend.recommender import Recommender
 from eckart.recommend.solver import ItemSide, popularity_of, require_fit
-from eckart.recommend.towers.distributed import led, process_group
+from eckart.recommend.towers.distributed import led
 from eckart.recommend.towers.net import IdTable, Net, Tower, learned, mlp_layers, states
 from eckart.recommend.towers.parts import MLP, Ids, Learned, Part, needs_features
 from eckart.recommend.towers.train import Entries, Trainer, drawing_from
