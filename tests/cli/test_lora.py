@@ -119,3 +119,22 @@ def test_what_cannot_be_trained_is_answered_with_one_line(eckart, llama, example
     assert "has no rows of the split 'c'" in eckart(*asked, "--split", "c").mistake()
     assert "reads at most 64 tokens" in eckart(*asked[:-5], 65, *asked[-4:]).mistake()
     assert not (tmp_path / "a").exists()
+
+
+def test_the_frontier_is_told_and_drawn(eckart, llama, examples, text, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "text.txt").write_text(text)
+    asked = ("lora", "frontier", llama, examples, "--prompt", "{a}", "--completion", "w{b}", "--context", 24)
+    asked += ("--knew", tmp_path / "text.txt", "--knew-windows", 2, "-o", tmp_path / "out")
+    runs = ("--ranks", 2, "--lrs", "1e-3,1e-2", "--full-lrs", "1e-3")
+    made = eckart(*asked, *runs, "--json").json()
+    assert [row["method"] for row in made["rows"]] == ["base", "rank 2", "rank 2", "all weights"]
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "- **all weights** learned most at the rate 0.001: accuracy " in page
+    assert page.count("\n|") == 6
+    assert (tmp_path / "out" / "frontier.png").stat().st_size > 5000
+    again = eckart(*asked, *runs)
+    assert (again.status, again.out) == (0, page + "\n"), "what is there is not run again"
+    assert "expected numbers above 0 like 4,32" in eckart(*asked, "--ranks", "x").mistake(2)
+    assert "--held is 0" in eckart(*asked, "--held", 0).mistake(2)
+    assert "holds something else" in eckart(*asked[:-1], llama).mistake()

@@ -1,4 +1,4 @@
-"""``eckart lora``: adapters trained, merged, extracted, resized and added."""
+"""``eckart lora``: adapters trained, compared with full tuning, merged, extracted, resized and added."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eckart.cli import lora_train, terminal, texts
+from eckart.cli import lora_frontier, lora_train, terminal, texts
 
 __all__ = ["app"]
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 app.command("train")(lora_train.train)
+app.command("frontier")(lora_frontier.frontier)
 
 Out = Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="directory to write to")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object")]

@@ -11,7 +11,7 @@ import typer
 
 from eckart.cli import terminal, texts
 
-__all__ = ["Completion", "HeldFile", "HeldSplit", "HoldOut", "Limit", "Prompt", "Split", "read_examples", "train"]
+__all__ = ["Completion", "Held", "HeldFile", "HeldSplit", "Limit", "Prompt", "Split", "divided", "train"]
 
 Prompt = Annotated[
     str | None, typer.Option(metavar="PATTERN", help='what is given, with columns in braces: "Review: {text}"')
@@ -22,8 +22,8 @@ HeldFile = Annotated[
     Path | None, typer.Option("--validation", metavar="FILE", help="examples to validate on  [default: some of DATA]")
 ]
 HeldSplit = Annotated[str | None, typer.Option("--validation-split", metavar="NAME", help="of DATA, or of that file")]
-HoldOut = Annotated[
-    float, typer.Option(min=0, max=0.9, help="share of DATA to validate on, if no other is given; 0: none")
+Held = Annotated[
+    int, typer.Option(min=0, metavar="EXAMPLES", help="at most so many to validate on; of DATA at most a twentieth")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="EXAMPLES", help="train on only so many, drawn by --seed")]
 
@@ -37,8 +37,12 @@ def train(
     split: Split = None,
     validation: HeldFile = None,
     validation_split: HeldSplit = None,
-    hold_out: HoldOut = 0.05,
+    held: Held = 200,
     limit: Limit = None,
+    test: Annotated[Path | None, typer.Option(metavar="FILE", help="examples to measure on, before and after")] = None,
+    test_split: Annotated[str | None, typer.Option(metavar="NAME", help="of DATA, or of that file")] = None,
+    knew: Annotated[Path | None, typer.Option(metavar="TEXT", help="text to measure on too: what is forgotten")] = None,
+    knew_windows: Annotated[int, typer.Option(min=1, metavar="WINDOWS", help="of that text, from its beginning")] = 8,
     full: Annotated[bool, typer.Option("--full", help="train all weights, and write the whole model")] = False,
     rank: Annotated[int, typer.Option(min=1, help="of the updates")] = 16,
     alpha: Annotated[float, typer.Option(help="updates are scaled by alpha / rank")] = 32.0,
@@ -96,6 +100,7 @@ def train(
     stopped goes on where it was; torchrun --no-python eckart lora train ... shares it among processes.
     """
     from eckart.nn import language
+    from eckart.nn.examples import encode, read_rows
     from eckart.nn.lora_train import train_model
     from eckart.nn.output import check_target
 
@@ -109,9 +114,16 @@ def train(
         ranks[name] = int(number)
     started = time.perf_counter()
     tokenizer = language.load_tokenizer(base)
-    examples, held = read_examples(
-        tokenizer, data, prompt, completion, split, validation, validation_split, hold_out, limit, seed
-    )
+    with terminal.waiting("reading examples"):
+        rows, others = divided(data, split, validation, validation_split, held, limit, seed)
+        examples = encode(rows, tokenizer, prompt, completion)
+        judged = encode(others, tokenizer, prompt, completion) if others else []
+        tests = []
+        if test is not None or test_split is not None:
+            tests = encode(read_rows(test or data, test_split), tokenizer, prompt, completion)
+    known = None
+    if knew is not None:
+        known = language.windows_of(language.tokens_of(tokenizer, language.read_text(knew)), context, knew_windows)
     asked: dict[str, Any] = {"rank": rank, "alpha": alpha, "rslora": rslora, "dora": dora, "init": init, "ranks": ranks}
     asked |= {"patterns": tuple(layer or ("*",)), "skip": tuple(skip or ()), "budget": budget, "full": full}
     asked |= {"lr": lr, "epochs": epochs, "batch": batch, "at_once": at_once, "context": context, "together": not apart}
@@ -122,7 +134,9 @@ def train(
             base,
             output,
             examples,
-            held,
+            judged,
+            tests=tests,
+            known=known,
             **asked,
             progress=lambda done, total, loss: show(f"loss {loss:.4g}, step", done, total),
         )
@@ -137,7 +151,7 @@ def train(
     facts = {name: value for name, value in made.items() if name not in ("losses", "validated")}
     facts |= {"loss": [made["losses"][0], made["losses"][-1]], "examples": len(examples)}
     if made["validated"]:
-        facts |= {"held_out": len(held), "validation_loss": [made["validated"][0][1], _best(made["validated"])]}
+        facts |= {"held_out": len(judged), "validation_loss": [made["validated"][0][1], _best(made["validated"])]}
     facts |= {"output": str(output), "seconds": round(time.perf_counter() - started, 3)}
     if as_json:
         terminal.print_json({**made, **facts})
@@ -145,35 +159,26 @@ def train(
         terminal.print_facts("trained", facts)
 
 
-def read_examples(
-    tokenizer: Any,
+def divided(
     data: Path,
-    prompt: str | None,
-    completion: str | None,
     split: str | None,
     validation: Path | None,
     validation_split: str | None,
-    hold_out: float,
+    held: int,
     limit: int | None,
     seed: int,
-) -> tuple[list[Any], list[Any]]:
-    """Read what to learn from and what to validate on."""
-    from eckart.nn.examples import drawn, encode, read_rows
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Read the rows to learn from and those to validate on, both in random order."""
+    from eckart.nn.examples import drawn, read_rows
 
     rows = read_rows(data, split)
+    rows = drawn(rows, len(rows), seed)
     if validation is not None or validation_split is not None:
-        held = read_rows(validation or data, validation_split)
-        rows = drawn(rows, limit or len(rows), seed)
+        others = drawn(read_rows(validation or data, validation_split), held, seed)
     else:
-        rows = drawn(rows, len(rows), seed)
-        size = round(hold_out * len(rows)) if hold_out and len(rows) > 1 else 0
-        rows, held = rows[size:], rows[:size]
-        rows = rows[: limit or len(rows)]
-    with terminal.waiting("reading examples"):
-        return (
-            encode(rows, tokenizer, prompt, completion),
-            encode(held, tokenizer, prompt, completion) if held else [],
-        )
+        size = min(held, len(rows) // 20)
+        rows, others = rows[size:], rows[:size]
+    return rows[: limit or len(rows)], others
 
 
 def _best(validated: list[list[float]]) -> float:

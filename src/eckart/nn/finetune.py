@@ -100,6 +100,7 @@ def choice_accuracy(
     examples: Sequence[Example],
     context: int,
     choices: Sequence[tuple[int, ...]],
+    together: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> float:
     """Share of examples whose answer is more probable than every other one that there is.
@@ -113,6 +114,8 @@ def choice_accuracy(
         Tokens a window.
     choices : sequence of tuple of int
         The answers: see `answers`.
+    together : bool
+        Whether a window takes several examples.
     progress : callable, optional
         Called with windows done and in all.
 
@@ -126,7 +129,7 @@ def choice_accuracy(
         asked = example.tokens[: example.counted.index(True)]
         right.append(list(choices).index(tuple(example.tokens[len(asked) :])))
         tried += [Example([*asked, *x], [False] * len(asked) + [True] * len(x)) for x in choices]
-    windows, left_out = pack(tried, context)
+    windows, left_out = pack(tried, context, together=together)
     if left_out:
         raise ValueError(f"{left_out:,} examples are longer than {context} tokens: give a larger context")
     network.eval()

@@ -26,6 +26,7 @@ from eckart.nn.adapter_files import save_adapter
 from eckart.nn.examples import Example, Packed, pack
 from eckart.nn.finetune import counted_losses, finetune, keeps_apart, steps_of
 from eckart.nn.language import load_model, quiet
+from eckart.nn.learned import learned
 from eckart.nn.lora import adaptable_layers, add_lora, lora_parameters
 from eckart.nn.lora_init import Init, data_aware, gauss_b, gradient_aligned, pissa, zero_b
 from eckart.nn.lora_ranks import gradients_of, moments_of, ranks_within
@@ -51,6 +52,8 @@ def train_model(
     examples: Sequence[Example],
     held: Sequence[Example] = (),
     *,
+    tests: Sequence[Example] = (),
+    known: torch.Tensor | None = None,
     full: bool = False,
     rank: int = 16,
     alpha: float = 32.0,
@@ -90,6 +93,10 @@ def train_model(
         Directory of the adapter, or of the model; written whole or not at all.
     examples, held : sequence of Example
         To learn from, and to validate on: what is kept is what was best on these. None: what is there at the end.
+    tests : sequence of Example
+        To measure on, before and after.
+    known : Tensor of shape (windows, context), optional
+        Tokens of a text, to measure what is forgotten: see `eckart.nn.learned`.
     full : bool
         Train all weights; what is said of updates then says nothing.
     rank, alpha, patterns, skip, ranks, rslora, dora
@@ -146,6 +153,7 @@ def train_model(
         windows, left_out = pack(examples, context, together=together)
         judged = pack(held, context, together=together)[0] if held else None
         network.to(place)
+        before = learned(network, tests, known, context, together)
         rate = (FULL_RATE if full else LORA_RATE) if lr is None else lr
         settings = {
             **(
@@ -200,6 +208,8 @@ def train_model(
         )
         trained = sum(x.numel() for x in parameters.values())
         made = _said(base, settings, history, windows, left_out, trained)
+        if before:
+            made |= {"before": before, "after": learned(network, tests, known, context, together)}
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if group.rank == 0:
             if full:

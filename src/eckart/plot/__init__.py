@@ -7,7 +7,7 @@ Figure, never pyplot's: no global state, no window, nothing to close. ``ax.figur
 from __future__ import annotations
 
 from eckart.plot.fits import calibration, convergence, error_by_activity, item_map
-from eckart.plot.networks import budgets, comparison, layer_losses, spectra, training
+from eckart.plot.networks import budgets, comparison, frontier, layer_losses, spectra, training
 from eckart.plot.searches import best_so_far, trials
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "comparison",
     "convergence",
     "error_by_activity",
+    "frontier",
     "item_map",
     "layer_losses",
     "spectra",

@@ -12,7 +12,7 @@ from eckart.plot.axes import BLUE, ORANGE, SERIES, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["budgets", "comparison", "layer_losses", "spectra", "training"]
+__all__ = ["budgets", "comparison", "frontier", "layer_losses", "spectra", "training"]
 
 
 def budgets(table: Sequence[Mapping[str, Any]], ax: Axes | None = None) -> Axes:
@@ -156,4 +156,41 @@ def training(losses: Sequence[float], validated: Sequence[tuple[int, float]] = (
     ax.set_ylabel("loss (nats a token)")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
+    return ax
+
+
+def frontier(rows: Sequence[Mapping[str, Any]], figure: str, ax: Axes | None = None) -> Axes:
+    """Draw what was learned against what was forgotten, a line a method, a point a learning rate.
+
+    Parameters
+    ----------
+    rows : sequence of mappings
+        Those of ``eckart.nn.frontier.trade``; one of the method "base" is drawn as a star.
+    figure : str
+        "accuracy" or "loss": what tells how much was learned.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+        Better is up and to the left.
+    """
+    ax = ax or new_axes(7, 4.5)
+    methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "base"))
+    for place, method in enumerate(methods):
+        of = sorted((row for row in rows if row["method"] == method), key=lambda row: row["lr"])
+        color, marker = SERIES[place % len(SERIES)], "osD^v<>"[place % 7]
+        ax.plot([x["rise"] for x in of], [x[figure] for x in of], color=color, marker=marker, label=method)
+        for x in of:
+            where = {"textcoords": "offset points", "fontsize": 7, "color": color}
+            ax.annotate(f"{x['lr']:g}", (x["rise"], x[figure]), (4, (-9, 5, -17, 13)[place % 4]), **where)
+    for x in (row for row in rows if row["method"] == "base"):
+        ax.plot(0, x[figure], color="black", marker="*", markersize=10, linestyle="", label="before")
+    ax.set_xscale("symlog", linthresh=0.01)  # what forgets too much would hide the rest
+    if figure == "loss":
+        ax.invert_yaxis()
+    ax.set_xlabel("forgotten: rise of the loss on text that the base knew (nats a token)")
+    ax.set_ylabel("learned: accuracy" if figure == "accuracy" else "learned: loss of the task (nats a token)")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
     return ax
