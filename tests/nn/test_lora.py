@@ -306,3 +306,33 @@ def test_draws_depend_on_the_seed_alone():
     one, two, other = (adapted("linear", seed=seed)["layer"].A for seed in (0, 0, 1))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["linear", "linear without bias", "conv1d"])
+@pytest.mark.parametrize("shape", [(12,), (0, 12), (3, 12), (2, 3, 12)])
+def test_the_product_in_one_has_the_gradients_of_its_parts(kind, shape):
+    layer = disturbed(adapted(kind))["layer"].double()
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(2))
+
+    def whole(x, A, B):
+        return torch.func.functional_call(layer, {"A": A, "B": B}, (x,))
+
+    def parts(x, A, B):
+        return layer.base(x) + layer.scale * (x @ A.T @ B.T)
+
+    given = (x, layer.A.detach().requires_grad_(), layer.B.detach().requires_grad_())
+    assert type(whole(*given).grad_fn).__name__ == "_ProductBackward"
+    torch.testing.assert_close(whole(*given), parts(*given))
+    if x.numel():
+        assert torch.autograd.gradcheck(whole, given)
+    g = torch.randn(parts(*given).shape, dtype=torch.float64)
+    for a, b in zip(*(torch.autograd.grad(f(*given), given, g) for f in (whole, parts)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_who_watches_the_base_still_sees_it():
+    network = adapted("linear")
+    seen = []
+    network["layer"].base.register_forward_hook(lambda *_: seen.append(1))
+    network["layer"](torch.randn(2, 12))
+    assert seen == [1]

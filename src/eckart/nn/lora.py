@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from eckart.nn.lora_init import Init, zero_b
@@ -90,7 +91,13 @@ class LoRA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer."""
-        return self.added(self.base(x), x)
+        base, W = self.base, self.base.weight
+        linear = self.magnitude is None and not isinstance(base, nn.Embedding | nn.Conv2d)
+        hooked = "forward" in vars(base) or base._forward_hooks or base._forward_pre_hooks  # (by whoever watches it)
+        one = x.dtype == W.dtype == self.A.dtype and not torch.is_autocast_enabled(x.device.type)
+        if linear and one and not hooked and not W.requires_grad:
+            return _Product.apply(x, matrix_of(base), self.bias, self.A, self.B, self.scale)
+        return self.added(base(x), x)
 
     def added(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Give what the layer makes of x, from what its base makes of it."""
@@ -140,6 +147,36 @@ class LoRA(nn.Module):
         """What `print` shows."""
         kind = ("rsLoRA" if self.rslora else "LoRA") if self.magnitude is None else "DoRA"
         return f"rank={self.rank}, alpha={self.alpha:g}, {kind}"
+
+
+class _Product(torch.autograd.Function):
+    """y = W x + b + s B A x of a frozen W, and its gradients, with every sum made in a product.
+
+    No tensor of the size of x or y is made only to be added to another: what a step of training spends beside its
+    products is mostly passes over such tensors.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, W: torch.Tensor, b: torch.Tensor | None, A: torch.Tensor, B: torch.Tensor, s: float
+    ) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        z, y = rows @ A.T, F.linear(rows, W, b)
+        y.addmm_(z, B.T, alpha=s)
+        ctx.save_for_backward(rows, z, W, A, B)
+        ctx.scale, ctx.shape = s, x.shape
+        return y.view(*x.shape[:-1], len(W))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # type: ignore[override]
+        rows, z, W, A, B = ctx.saved_tensors
+        dy = grad_outputs[0].reshape(-1, len(W))
+        dz = (dy @ B).mul_(ctx.scale)
+        dx = (dy @ W).addmm_(dz, A).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        dA = dz.T @ rows if ctx.needs_input_grad[3] else None
+        dB = (dy.T @ z).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
+        return dx, None, None, dA, dB, None
 
 
 def row_norms(W: torch.Tensor) -> torch.Tensor:
