@@ -104,6 +104,19 @@ def test_checkpointing_changes_nothing_but_memory(llama, tmp_path):
     np.testing.assert_allclose(a["losses"], b["losses"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("asked", [{"rank": 4}, {"rank": 4, "dora": True}, {"full": True, "lr": 1e-3}])
+def test_sixteen_bits_are_enough_to_learn_with(llama, tmp_path, asked):
+    losses = []
+    for rounded in (False, True):
+        given = {"lr": 1e-2, "batch": 2, "context": 24, "bfloat16": rounded, **asked}
+        losses.append(train_model(llama, tmp_path / str(rounded), tasks(40), **given)["losses"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    assert losses[0] != losses[1]
+    if "full" not in asked:
+        kept = load_adapter(tmp_path / "True")
+        assert {x.factors.left.dtype for x in kept.layers.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("kind, full", [("gpt2", False), ("llama", True)])
 def test_it_learns_and_what_it_writes_is_what_was_best(kind, full, request, tmp_path):
     base, held = request.getfixturevalue(kind), tasks(20, seed=1)
