@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(gpt2, tmp_path, monkeypatch, ful
     whole = run("a")
     monkeypatch.setattr("eckart.nn.train.time.monotonic", iter(range(0, 10**6, 100)).__next__)  # writes every step
 
-    def kill(done, total, loss):
+    def kill(stage, done, total):
         if done == 5:
             raise KeyboardInterrupt
 
@@ -152,7 +152,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(gpt2, tmp_path, monkeypatch, ful
         run("b", kill)
     assert not (tmp_path / "b").exists()
     told = []
-    again = run("b", lambda done, total, loss: told.append(done))
+    again = run("b", lambda stage, done, total: told.append(done))
     assert told[0] == 5
     assert again["losses"] == whole["losses"]
     assert again["validated"] == whole["validated"]
@@ -177,7 +177,7 @@ def test_an_interrupted_step_keeps_those_before_it(llama, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train_model(llama, tmp_path / "a", tasks(40), **asked)  # in the third step
     told = []
-    train_model(llama, tmp_path / "a", tasks(40), **asked, progress=lambda done, total, loss: told.append(done))
+    train_model(llama, tmp_path / "a", tasks(40), **asked, progress=lambda stage, done, total: told.append(done))
     assert told[0] == 3
 
 

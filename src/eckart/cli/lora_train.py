@@ -130,16 +130,7 @@ def train(
     asked |= {"warmup": warmup, "weight_decay": weight_decay, "validate_every": validate_every, "patience": patience}
     asked |= {"checkpointing": checkpointing, "device": device, "bfloat16": bfloat16, "seed": seed}
     with terminal.stages_bar("training") as show:
-        made = train_model(
-            base,
-            output,
-            examples,
-            judged,
-            tests=tests,
-            known=known,
-            **asked,
-            progress=lambda done, total, loss: show(f"loss {loss:.4g}, step", done, total),
-        )
+        made = train_model(base, output, examples, judged, tests=tests, known=known, **asked, progress=show)
     if int(os.environ.get("RANK", "0")):
         return
     if made["left_out"]:

@@ -61,7 +61,9 @@ def counted_losses(network: Any, windows: Packed) -> tuple[torch.Tensor, torch.T
 
 
 @torch.no_grad()
-def mean_loss(network: Any, windows: Packed, at_once: int = 1) -> float:
+def mean_loss(
+    network: Any, windows: Packed, at_once: int = 1, progress: Callable[[int, int], None] | None = None
+) -> float:
     """Mean loss of a counted token, in nats; several processes share the work.
 
     Parameters
@@ -70,6 +72,8 @@ def mean_loss(network: Any, windows: Packed, at_once: int = 1) -> float:
     windows : Packed
     at_once : int
         Windows read at a time.
+    progress : callable, optional
+        Called with windows done and in all.
     """
     first, world = process_of()
     training = network.training
@@ -78,6 +82,8 @@ def mean_loss(network: Any, windows: Packed, at_once: int = 1) -> float:
     for start in range(first * at_once, len(windows.tokens), world * at_once):
         losses, _ = counted_losses(network, windows.rows(slice(start, start + at_once)))
         total += torch.stack([losses.sum(), torch.tensor(float(len(losses)), device=total.device)])
+        if progress:
+            progress(min(start + at_once, len(windows.tokens)), len(windows.tokens))
     network.train(training)
     add_up([total])
     return float(total[0] / total[1].clamp_min(1))

@@ -13,13 +13,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from eckart.nn.calibrate import Progress
 from eckart.nn.examples import Example, pack
 from eckart.nn.finetune import finetune, steps_of
 from eckart.nn.language import load_model
@@ -69,7 +70,7 @@ def trade(
     batch: int = 8,
     context: int = 1024,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Tune a model in several ways, and measure each on a task and on a text that the base knew.
 
@@ -108,7 +109,7 @@ def trade(
     rows = {row["run"]: row for row in there if row["identity"] == identity}
     steps = steps_of(len(windows.tokens), batch, epochs)
 
-    def tuned(run: Run | None, name: str, told: Callable[[str, int, int], None]) -> dict[str, Any]:
+    def tuned(run: Run | None, name: str, told: Progress) -> dict[str, Any]:
         network, parameters, started = load_model(base).requires_grad_(False), {}, time.perf_counter()
         if run is not None:
             if run.rank is None:
@@ -152,7 +153,7 @@ def trade(
     return [{k: v for k, v in rows[name].items() if k not in ("run", "identity")} for name in names]
 
 
-def _told(progress: Callable[[str, int, int], None] | None, stage: str, what: str, done: int, total: int) -> None:
+def _told(progress: Progress | None, stage: str, what: str, done: int, total: int) -> None:
     if progress:
         progress(stage + what, done, total)
 

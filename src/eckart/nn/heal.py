@@ -102,7 +102,6 @@ def heal_model(
         yield divergence(student(window, use_cache=False).logits, wanted)
 
     work = target.with_name(f".{target.name}.eckart-heal")
-    work.mkdir(parents=True, exist_ok=True)
     losses, _ = train(
         parameters,
         parts_at,

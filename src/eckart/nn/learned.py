@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from eckart.nn.calibrate import Progress
 from eckart.nn.examples import Example, pack
 from eckart.nn.finetune import answers, choice_accuracy, mean_loss
 from eckart.nn.language import perplexity
@@ -26,7 +27,7 @@ def learned(
     known: torch.Tensor | None,
     context: int,
     together: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Measure a language model on a task, and on a text.
 
@@ -58,7 +59,7 @@ def learned(
 
     if tests:
         choices = answers(tests)
-        said["loss"] = mean_loss(network, pack(tests, context, together=together)[0])
+        said["loss"] = mean_loss(network, pack(tests, context, together=together)[0], progress=told("answering"))
         if 1 < len(choices) <= MOST_CHOICES and not any(all(x.counted) for x in tests):
             said["accuracy"] = choice_accuracy(network, tests, context, choices, together, told("choosing answers"))
     if known is not None:

@@ -12,7 +12,7 @@ import json
 import os
 import resource
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import eckart
 from eckart.core.processes import process_group
 from eckart.nn.adapter import adapter_of
 from eckart.nn.adapter_files import save_adapter
+from eckart.nn.calibrate import Progress
 from eckart.nn.examples import Example, Packed, pack
 from eckart.nn.finetune import counted_losses, finetune, keeps_apart, steps_of
 from eckart.nn.language import load_model, quiet
@@ -78,7 +79,7 @@ def train_model(
     device: str = "cpu",
     bfloat16: bool | None = None,
     seed: int = 0,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train an adapter for a model directory, or the whole model.
 
@@ -124,7 +125,7 @@ def train_model(
     seed : int
         Of the order, random factors and dropout.
     progress : callable, optional
-        Called with steps done, steps in all and the step's loss.
+        Called with a stage, steps or windows done, and in all.
 
     Returns
     -------
@@ -143,6 +144,11 @@ def train_model(
     with process_group(device) as group:
         place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and group.world > 1 else device
         bfloat16 = cuda and torch.cuda.is_bf16_supported() if bfloat16 is None else bfloat16
+
+        def told(stage: str, done: int, total: int) -> None:
+            if progress and group.rank == 0:
+                progress(stage, done, total)
+
         network = load_model(base)
         longest = getattr(network.config, "max_position_embeddings", None)
         if longest is not None and context > longest:
@@ -153,29 +159,31 @@ def train_model(
         windows, left_out = pack(examples, context, together=together)
         judged = pack(held, context, together=together)[0] if held else None
         network.to(place)
-        before = learned(network, tests, known, context, together)
+        before = learned(network, tests, known, context, together, told)
         rate = (FULL_RATE if full else LORA_RATE) if lr is None else lr
-        settings = {
-            **(
-                {"full": True} if full else {"rank": rank, "alpha": alpha, "init": init, "rslora": rslora, "dora": dora}
-            ),
-            **({} if budget is None or full else {"budget": budget}),
-            **{"lr": rate, "epochs": epochs, "batch": batch, "context": context, "together": together, "seed": seed},
-            **{"warmup": warmup, "weight_decay": weight_decay, "patience": patience, "bfloat16": bfloat16},
-        }
+        settings: dict[str, Any] = {"full": True} if full else {"rank": rank, "alpha": alpha, "init": init}
+        if not full:
+            settings |= {"rslora": rslora, "dora": dora, **({} if budget is None else {"budget": budget})}
+        settings |= {"lr": rate, "epochs": epochs, "batch": batch, "context": context, "together": together}
+        settings |= {"seed": seed, "warmup": warmup, "weight_decay": weight_decay, "patience": patience}
+        settings |= {"bfloat16": bfloat16}
         if full:
             parameters = dict(network.requires_grad_(True).named_parameters())
         else:
-            asked: dict[str, Any] = {
-                "patterns": patterns,
-                "skip": skip,
-                "rank": rank,
-                "alpha": alpha,
-                "ranks": ranks,
-                "budget": budget,
-            }
-            asked |= {"rslora": rslora, "dora": dora, "init": init, "seed": seed}
-            parameters = adapt(network, windows.rows(slice(max(8, batch))), **asked)
+            parameters = adapt(
+                network,
+                windows.rows(slice(max(8, batch))),
+                patterns=patterns,
+                skip=skip,
+                rank=rank,
+                alpha=alpha,
+                ranks=ranks,
+                budget=budget,
+                rslora=rslora,
+                dora=dora,
+                init=init,
+                seed=seed,
+            )
             if bfloat16:
                 for name, parameter in network.named_parameters():
                     parameter.data = parameter.data if name in parameters else parameter.data.bfloat16()
@@ -186,7 +194,6 @@ def train_model(
         steps = steps_of(len(windows.tokens), batch, epochs)
         apart = max(1, steps // 10) if validate_every is None else validate_every
         work = target.with_name(f".{target.name}.eckart-lora")
-        work.mkdir(parents=True, exist_ok=True)
         history = finetune(
             network,
             parameters,
@@ -204,12 +211,12 @@ def train_model(
             seed=seed,
             checkpoint=work / "training.safetensors",
             run=_identity(base, settings, parameters, windows, judged, apart),
-            progress=progress if group.rank == 0 else None,
+            progress=lambda done, total, loss: told(f"loss {loss:.4g}, step", done, total),
         )
         trained = sum(x.numel() for x in parameters.values())
         made = _said(base, settings, history, windows, left_out, trained)
         if before:
-            made |= {"before": before, "after": learned(network, tests, known, context, together)}
+            made |= {"before": before, "after": learned(network, tests, known, context, together, told)}
         peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if group.rank == 0:
             if full:

@@ -222,6 +222,7 @@ class _State:
             moments = self.optimizer.state[parameter]
             tensors |= {f"{name}/value": parameter.detach(), f"{name}/step": moments["step"]}
             tensors |= {f"{name}/first": moments["exp_avg"], f"{name}/second": moments["exp_avg_sq"]}
+        file.parent.mkdir(parents=True, exist_ok=True)
         facts = {"losses": json.dumps(self.losses), "validated": json.dumps(self.validated), "run": run}
         write_whole(file, tensors, facts)
 
