@@ -24,10 +24,10 @@ from eckart.nn.adapter_files import load_adapter  # noqa: E402
 from eckart.nn.examples import UNCOUNTED, Example, pack  # noqa: E402
 from eckart.nn.finetune import (  # noqa: E402
     answers,
+    check_windows,
     choice_accuracy,
     counted_losses,
     finetune,
-    keeps_apart,
     mean_loss,
 )
 from eckart.nn.language import load_model  # noqa: E402
@@ -236,14 +236,16 @@ def test_accuracy_is_that_of_the_most_probable_answer(llama_in_memory):
 
 def test_a_model_that_mixes_examples_is_refused(llama, tmp_path, monkeypatch):
     model = load_model(llama)
-    assert keeps_apart(model)
+    check_windows(model, 24)
     whole = type(model).forward
 
     def mixing(self, position_ids=None, **given):  # as a recurrent one does, or one that has its own positions
         return whole(self, **given)
 
     monkeypatch.setattr(type(model), "forward", mixing)
-    assert not keeps_apart(model)
+    with pytest.raises(ValueError, match="would see each other"):
+        check_windows(model, 24)
+    check_windows(model, 24, together=False)
     with pytest.raises(ValueError, match="would see each other in a model of the kind llama"):
         train_model(llama, tmp_path / "a", tasks(9), context=24)
     made = train_model(llama, tmp_path / "a", tasks(9), context=24, rank=2, together=False)

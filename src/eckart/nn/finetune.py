@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from eckart.nn.examples import UNCOUNTED, Example, Packed, pack
 from eckart.nn.train import Trained, add_up, process_of, train
 
-__all__ = ["answers", "choice_accuracy", "counted_losses", "finetune", "keeps_apart", "mean_loss", "steps_of"]
+__all__ = ["answers", "check_windows", "choice_accuracy", "counted_losses", "finetune", "mean_loss", "steps_of"]
 
 
 def counted_losses(network: Any, windows: Packed) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,15 +150,37 @@ def choice_accuracy(
 
 
 @torch.no_grad()
-def keeps_apart(network: Any) -> bool:
-    """Whether an example is to a model what it is alone when another one stands before it in its window."""
-    ids = torch.arange(3, 11) % network.config.vocab_size
-    alone, packed = (torch.cat(x)[None].to(network.device) for x in ([ids[4:]], [ids[:4], ids[4:]]))
-    positions = torch.arange(4, device=network.device)
+def check_windows(network: Any, context: int, together: bool = True) -> None:
+    """Refuse windows that a model cannot read as they are meant: tried with two examples, not believed.
+
+    Parameters
+    ----------
+    network : Module
+        A causal language model of transformers.
+    context : int
+        Tokens a window.
+    together : bool
+        Whether a window takes several examples.
+
+    Raises
+    ------
+    ValueError
+        Windows longer than the model's context, or an example is not to the model what it is alone when another stands
+        before it.
+    """
+    longest = getattr(network.config, "max_position_embeddings", None)
+    if longest is not None and context > longest:
+        raise ValueError(f"context is {context}, and the model reads at most {longest} tokens")
+    if not together:
+        return
     network.eval()
-    y = network(input_ids=alone, position_ids=positions[None], use_cache=False).logits[0]
-    z = network(input_ids=packed, position_ids=positions.repeat(2)[None], use_cache=False).logits[0, 4:]
-    return bool((y - z).abs().max() <= 1e-3 * y.abs().max())
+    ids, place = (torch.arange(3, 11) % network.config.vocab_size)[None].to(network.device), torch.arange(4)[None]
+    place = place.to(network.device)
+    alone = network(input_ids=ids[:, 4:], position_ids=place, use_cache=False).logits
+    packed = network(input_ids=ids, position_ids=place.repeat(1, 2), use_cache=False).logits[:, 4:]
+    if bool((alone - packed).abs().max() > 1e-3 * alone.abs().max()):
+        kind = network.config.model_type
+        raise ValueError(f"examples in one window would see each other in a model of the kind {kind}: one a window")
 
 
 def steps_of(windows: int, batch: int, epochs: int) -> int:

@@ -22,7 +22,7 @@ import torch
 
 from eckart.nn.calibrate import Progress
 from eckart.nn.examples import Example, pack
-from eckart.nn.finetune import finetune, steps_of
+from eckart.nn.finetune import check_windows, finetune, steps_of
 from eckart.nn.language import load_model
 from eckart.nn.learned import learned
 from eckart.nn.lora_train import adapt
@@ -111,6 +111,7 @@ def trade(
 
     def tuned(run: Run | None, name: str, told: Progress) -> dict[str, Any]:
         network, parameters, started = load_model(base).requires_grad_(False), {}, time.perf_counter()
+        check_windows(network, context)
         if run is not None:
             if run.rank is None:
                 parameters = dict(network.requires_grad_(True).named_parameters())

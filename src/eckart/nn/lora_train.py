@@ -25,7 +25,7 @@ from eckart.nn.adapter import adapter_of
 from eckart.nn.adapter_files import save_adapter
 from eckart.nn.calibrate import Progress
 from eckart.nn.examples import Example, Packed, pack
-from eckart.nn.finetune import counted_losses, finetune, keeps_apart, steps_of
+from eckart.nn.finetune import check_windows, counted_losses, finetune, steps_of
 from eckart.nn.language import load_model, quiet
 from eckart.nn.learned import learned
 from eckart.nn.lora import adaptable_layers, add_lora, lora_parameters
@@ -150,12 +150,7 @@ def train_model(
                 progress(stage, done, total)
 
         network = load_model(base)
-        longest = getattr(network.config, "max_position_embeddings", None)
-        if longest is not None and context > longest:
-            raise ValueError(f"context is {context}, and the model reads at most {longest} tokens")
-        if together and not keeps_apart(network):
-            kind = network.config.model_type
-            raise ValueError(f"examples in one window would see each other in a model of the kind {kind}: one a window")
+        check_windows(network, context, together)
         windows, left_out = pack(examples, context, together=together)
         judged = pack(held, context, together=together)[0] if held else None
         network.to(place)
