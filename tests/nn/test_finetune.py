@@ -260,6 +260,7 @@ def test_a_model_that_mixes_examples_is_refused(llama, tmp_path, monkeypatch):
         ({"patterns": ("nothing",)}, "nothing"),
         ({"budget": 10}, "a budget of 10 numbers adapts no layer"),
         ({"budget": 9999, "ranks": {"q_proj": 2}}, "give one of the two"),
+        ({"device": "gpu"}, "device is 'gpu'"),
         ({"batch": 0}, "batch is 0"),
         ({"at_once": 0}, "at_once is 0"),
         ({"lr": 1e30, "full": True}, "not finite"),

@@ -28,6 +28,7 @@ from eckart.nn.weights import Weights
 
 __all__ = [
     "Perplexity",
+    "check_device",
     "divergence",
     "load_model",
     "load_tokenizer",
@@ -103,6 +104,20 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
         missing = ", ".join(sorted(facts["missing_keys"])[:3])
         raise ValueError(f"{weights.folder}: {len(facts['missing_keys'])} weights are not in the files: {missing}, ...")
     return model.eval()
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not have here.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:150]
+        raise ValueError(f"device is {device!r}, which torch does not have here: {reason}") from None
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from eckart.nn.adapter_files import save_adapter
 from eckart.nn.calibrate import Progress
 from eckart.nn.examples import Example, Packed, pack
 from eckart.nn.finetune import check_windows, counted_losses, finetune, steps_of
-from eckart.nn.language import load_model, quiet
+from eckart.nn.language import check_device, load_model, quiet
 from eckart.nn.learned import learned
 from eckart.nn.lora import adaptable_layers, add_lora, lora_parameters
 from eckart.nn.lora_init import Init, data_aware, gauss_b, gradient_aligned, pissa, zero_b
@@ -140,6 +140,7 @@ def train_model(
     target = check_target(out)
     if init not in INITS:
         raise ValueError(f"init is {init!r}, expected one of {', '.join(INITS)}")
+    check_device(device)
     cuda = device.startswith("cuda")
     with process_group(device) as group:
         place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" and group.world > 1 else device

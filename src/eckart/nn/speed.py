@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from eckart.nn.language import load_model
+from eckart.nn.language import check_device, load_model
 from eckart.nn.weights import Weights
 
 __all__ = ["Speed", "measure_speed"]
@@ -76,11 +76,7 @@ def measure_speed(
     if context < 1 or new < 2 or rounds < 1 or not batches or min(batches) < 1:
         got = f"context {context}, new {new}, rounds {rounds} and batches {list(batches)}"
         raise ValueError(f"got {got}, expected at least 1, 2, 1 and 1")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:150]
-        raise ValueError(f"device is {device!r}, which torch does not have here: {reason}") from None
+    check_device(device)
     found, names, done = [], [os.fspath(model) for model in models], 0
     for name in names:
         Weights(name)  # refuses what is none, before any process is started
