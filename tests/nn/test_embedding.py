@@ -257,10 +257,28 @@ def test_a_model_is_written_loaded_saved_and_multiplied_out(model, compressed, w
     numbers = sum(x.numel() for x in load_file(compressed / "model.safetensors").values())
     whole = sum(x.numel() for x in load_file(model / "model.safetensors").values())
     assert found["keep_of_model"] == pytest.approx(numbers / whole)
-    plan = RankPlan.load(
-        tmp_path / "plan.json", decompose_directory(model, windows, tmp_path / "plan-work", **DECOMPOSED).layers
-    )
-    assert abs(planned_bytes(model, plan) - (compressed / "model.safetensors").stat().st_size) < 3000  # headers
+    again = decompose_directory(model, windows, tmp_path / "plan-work", **DECOMPOSED)
+    plan = RankPlan.load(tmp_path / "plan.json", again.layers)
+    assert abs(planned_bytes(model, again, plan) - (compressed / "model.safetensors").stat().st_size) < 3000  # headers
+
+
+def test_a_tied_matrix_may_be_stored_under_the_name_of_the_softmax(llama, windows, tmp_path):
+    shutil.copytree(llama, tmp_path / "other")
+    tensors = load_file(llama / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    plan_for(llama, windows, tmp_path)
+    sizes, outputs = [], []
+    for name in ("llama", "other"):
+        model, out = (llama if name == "llama" else tmp_path / name), tmp_path / f"out-{name}"
+        found = decompose_directory(model, windows, tmp_path / f"work-{name}", **DECOMPOSED)
+        compress_model(model, out, windows, plan=tmp_path / "plan.json", **DECOMPOSED)
+        file, plan = out / "model.safetensors", RankPlan.load(out / "plan.json", found.layers)
+        assert abs(planned_bytes(model, found, plan) - file.stat().st_size) < 3000  # headers
+        sizes.append(file.stat().st_size)
+        outputs.append(logits(out, windows))
+    assert sizes[0] == sizes[1]
+    assert torch.equal(*outputs)
 
 
 def test_as_factors_it_computes_too(llama, windows, tmp_path):

@@ -13,7 +13,7 @@ import typer
 from eckart.cli import terminal, texts
 
 if TYPE_CHECKING:
-    from eckart.nn.calibrate import Layer
+    from eckart.nn.calibrate import Decomposition
 
 __all__ = ["compress"]
 
@@ -111,7 +111,7 @@ def compress(
                 form: dict[str, Any] = {"pivoted": not factors, "multiple": multiple, "least": least}
                 if weigh:
                     form["weights"] = directory.weights_of_layers(model, found, cut[0, :weigh], progress)
-                _show_budgets(model, found.layers, keep, form, plot, as_json)
+                _show_budgets(model, found, keep, form, plot, as_json)
                 if work is None:
                     terminal.note(f"eckart: the same command without --dry-run goes on from {beside}")
                 return
@@ -127,19 +127,19 @@ def compress(
 
 
 def _show_budgets(
-    model: str, layers: dict[str, Layer], keep: float, form: dict[str, Any], plot: Path | None, as_json: bool
+    model: str, found: Decomposition, keep: float, form: dict[str, Any], plot: Path | None, as_json: bool
 ) -> None:
     from eckart.nn.directory import planned_bytes
     from eckart.nn.plan import plan_ranks
 
-    plan = plan_ranks(layers, keep, **form)
+    plan = plan_ranks(found.layers, keep, **form)
     budgets = []
     for budget in sorted({*_KEEPS, keep}, reverse=True):
         with suppress(ValueError):  # it cannot be met
-            bought = plan_ranks(layers, budget, **form)
+            bought = plan_ranks(found.layers, budget, **form)
             whole = sum(x.rank is None for x in bought.layers.values())
             row = {"keep": round(bought.keep, 4), "loss": bought.loss, "as they are": whole}
-            budgets.append({**row, "MB": round(planned_bytes(model, bought) / 1e6, 1)})
+            budgets.append({**row, "MB": round(planned_bytes(model, found, bought) / 1e6, 1)})
     if plot is not None:
         from matplotlib.figure import Figure
 
@@ -150,7 +150,7 @@ def _show_budgets(
         draw.budgets(budgets, upper)
         draw.layer_losses({name: x.loss for name, x in plan.layers.items()}, middle)
         middle.set_ylabel(f"predicted rise of the loss at keep {plan.keep:.3g}")
-        draw.spectra({name: x.losses for name, x in layers.items()}, lower)
+        draw.spectra({name: x.losses for name, x in found.layers.items()}, lower)
         figure.savefig(plot, dpi=150)
     if as_json:
         terminal.print_json({"budgets": budgets, "plan": plan.to_dict()})

@@ -217,13 +217,15 @@ def weights_of_layers(
     return json.loads(file.read_bytes())
 
 
-def planned_bytes(model: str | os.PathLike[str], plan: RankPlan) -> int:
+def planned_bytes(model: str | os.PathLike[str], found: Decomposition, plan: RankPlan) -> int:
     """Say how large the files of a model will be, compressed by a plan: to the length of their headers."""
     weights = Weights(model)
     size = weights.bytes() + 4 * _uncounted_order(plan)
     for name, layer in plan.layers.items():
         if layer.rank is not None:
-            weight = f"{_matrix_of(name)}.weight"
+            matrix = _matrix_of(name)
+            tied = found.groups[matrix].tied if matrix in found.groups else None
+            weight = f"{matrix if tied is None or f'{matrix}.weight' in weights else tied}.weight"
             number = weights.bytes_of(weight) // math.prod(weights.shape(weight))
             order = layer.shape[0] if plan.pivoted else 0  # 4 bytes each
             size -= (layer.dense - layer.numbers + order) * number - 4 * order
