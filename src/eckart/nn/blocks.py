@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from eckart.core.extras import needed
+from eckart.nn.experts import UnstackedWeights, unstack
 from eckart.nn.weights import Weights, tied_to
 
 __all__ = ["Blocks", "LanguageBlocks", "WholeNetwork", "drawn_label_loss"]
@@ -30,6 +31,7 @@ class Blocks(Protocol):
     """What calibration needs to know of a network."""
 
     names: list[str]  # of the blocks, as prefixes of their layers' names
+    model: nn.Module  # the whole, perhaps without weights
 
     def samples(self, batch: Any) -> int:
         """Count what the loss is an average over."""
@@ -68,7 +70,7 @@ class WholeNetwork:
     """
 
     def __init__(self, network: nn.Module, draw: Callable[[Any, torch.Generator], torch.Tensor] | None = None) -> None:
-        self.names, self._network, self._draw = [""], network, draw or _gaussian
+        self.names, self.model, self._draw = [""], network, draw or _gaussian
 
     def samples(self, batch: Any) -> int:
         """Length of the batch."""
@@ -81,7 +83,7 @@ class WholeNetwork:
 
     def load(self, index: int) -> nn.Module:
         """Give the network."""
-        return self._network
+        return self.model
 
     def run(self, index: int, block: nn.Module, hidden: Any) -> Any:
         """Give the network's output."""
@@ -116,6 +118,8 @@ def _gaussian(output: Any, generator: torch.Generator) -> torch.Tensor:
 class LanguageBlocks:
     """A causal language model of transformers, from its directory, a block at a time. Computes in float32.
 
+    Experts of a mixture are layers, see `eckart.nn.experts`.
+
     Parameters
     ----------
     folder : path
@@ -129,7 +133,7 @@ class LanguageBlocks:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         transformers, accelerate = needed("transformers", "hf"), needed("accelerate", "hf")
-        self._weights = Weights(folder)
+        Weights(folder)  # there are some
         try:
             self.config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
             with accelerate.init_empty_weights(include_buffers=False):
@@ -137,6 +141,7 @@ class LanguageBlocks:
         except (ValueError, KeyError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"{folder}: no causal language model that transformers knows: {reason}") from None
+        self._weights = UnstackedWeights(folder, unstack(self.model))
         lists = [(name, x) for name, x in self.model.named_modules() if isinstance(x, nn.ModuleList) and len(x)]
         # Of equal members: a mixture's experts are a list within one of these.
         lists = [(name, x) for name, x in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]

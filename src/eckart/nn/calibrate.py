@@ -42,9 +42,10 @@ from torch import nn
 
 from eckart.core.lowrank import LowRank
 from eckart.nn.blocks import Blocks
+from eckart.nn.experts import alike, fill_in, share_evenly, stacks_in
 from eckart.nn.output import write_whole
 from eckart.nn.separable import decomposed
-from eckart.nn.surgery import bias_of, is_conv1d, layers_of, outputs_as_rows, rows_of, weight_of
+from eckart.nn.surgery import bias_of, chosen, is_conv1d, is_matrix, outputs_as_rows, rows_of, weight_of
 
 __all__ = ["Decomposition", "Groups", "Layer", "damped", "decompose", "forget", "hooked"]
 
@@ -87,14 +88,19 @@ class Decomposition:
     layers : dict of str to Layer
     groups : dict of str to Groups
         Of the embedding and the softmax, where they were decomposed too.
+    stacks : dict of str to int
+        How many experts each mixture has whose experts are layers, see `eckart.nn.experts`.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder, self.layers, self._where = Path(folder), dict[str, Layer](), dict[str, Path]()
-        self.groups = dict[str, Groups]()
+        self.groups, self.stacks = dict[str, Groups](), dict[str, int]()
         for file in sorted(self.folder.glob("block-*.safetensors"), key=lambda f: int(f.stem.partition("-")[2])):
             with safe_open(str(file), framework="pt") as opened:
                 for name, fact in json.loads((opened.metadata() or {})["layers"]).items():
+                    if "experts" in fact:
+                        self.stacks[name] = fact["experts"]
+                        continue
                     squares = opened.get_tensor(f"{name}.squares").numpy()
                     self.layers[name] = Layer(tuple(fact["shape"]), squares, fact["bias"], fact["transposed"])
                     self._where[name] = file
@@ -145,7 +151,7 @@ def decompose(
         Made where it is not there. What it holds of an earlier run on the same input is not computed again; what of
         another, the caller must have removed.
     patterns, skip : sequence of str
-        Which layers, as in `eckart.nn.surgery.layers_of`.
+        Which layers, as in `eckart.nn.surgery.layers_of`, by their names in the whole network.
     gradients : int
         How many of the batches, from the first on, also give gradients; 0 for a metric without a left side.
     damping : pair of float
@@ -175,17 +181,19 @@ def decompose(
         raise ValueError(f"gradients is {gradients}, expected a number of batches, at least 0")
     folder, count, told = Path(folder), len(blocks.names), progress or (lambda stage, done, total: None)
     folder.mkdir(parents=True, exist_ok=True)
+    wanted = _wanted(blocks, patterns, skip)
     few, samples = batches[:gradients], sum(map(blocks.samples, batches))
     started = max((i for i in range(count + 1) if (folder / f"stream-{i}.safetensors").exists()), default=0)
     for index in range(started, count):
-        _forward(blocks, batches, len(few), folder, index, patterns, skip, keep_ends)
+        _forward(blocks, batches, len(few), folder, index, wanted, keep_ends)
         told("reading inputs", index + 1, count)
     for done, index in enumerate(range(count - 1, -1, -1)):
         if not (folder / f"block-{index}.safetensors").exists():
             block = blocks.load(index)
-            layers = layers_of(block, patterns, skip)
+            layers = _layers_in(block, blocks.names[index], wanted)
             L = _backward(blocks, few, folder, index, block, layers, seed, keep_ends) if few else {}
-            _write_block(folder, index, blocks.names[index], layers, L, samples, damping, keep_moments)
+            stacks = stacks_in(block)
+            _write_block(folder, index, blocks.names[index], layers, stacks, L, samples, damping, keep_moments)
         for kind in ("inputs", "gradients", "grams"):
             (folder / f"{kind}-{index}.safetensors").unlink(missing_ok=True)
         told("decomposing", done + 1, count)
@@ -201,6 +209,23 @@ def forget(folder: str | os.PathLike[str]) -> None:
             file.unlink()
 
 
+def _full_name(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _wanted(blocks: Blocks, patterns: Sequence[str], skip: Sequence[str]) -> set[str]:
+    inside = tuple(_full_name(name, "") for name in blocks.names)
+    every = [name for name, layer in blocks.model.named_modules() if is_matrix(layer) and name.startswith(inside)]
+    if not every:
+        kind = type(blocks.model).__name__
+        raise ValueError(f"{kind} has no layer of a kind that can be compressed: Linear, Conv2d")
+    return set(chosen(every, patterns, skip))
+
+
+def _layers_in(block: nn.Module, prefix: str, wanted: set[str]) -> dict[str, Any]:
+    return {name: layer for name, layer in block.named_modules() if _full_name(prefix, name) in wanted}
+
+
 @torch.no_grad()
 def _forward(
     blocks: Blocks,
@@ -208,13 +233,12 @@ def _forward(
     few: int,
     folder: Path,
     index: int,
-    patterns: Sequence[str],
-    skip: Sequence[str],
+    wanted: set[str],
     keep_ends: bool,
 ) -> None:
     """Run a block over all batches; write its Grams, the inputs that `_backward` needs, then the next one's stream."""
     block, stream = blocks.load(index), load_file(folder / f"stream-{index}.safetensors") if index else {}
-    layers = layers_of(block, patterns, skip)
+    layers = _layers_in(block, blocks.names[index], wanted)
     sums, same = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
 
     def add(name: str, layer: Any, arguments: tuple[Any, ...]) -> None:
@@ -256,6 +280,8 @@ def _backward(
     keep_ends: bool,
 ) -> dict[str, torch.Tensor]:
     """Run a block backward over a few batches: E[g g'] of each layer. Writes the gradients at its inputs."""
+    if not layers and not index and not keep_ends:
+        return {}  # nothing here or before is asked for
     last = index == len(blocks.names) - 1
     inputs = load_file(folder / f"inputs-{index}.safetensors")["x"] if index else None
     incoming = None if last else load_file(folder / f"gradients-{index}.safetensors")["g"]
@@ -313,7 +339,8 @@ def _write_block(
     index: int,
     prefix: str,
     layers: Mapping[str, Any],
-    L: Mapping[str, torch.Tensor],
+    stacks: Mapping[str, int],
+    L: dict[str, torch.Tensor],
     samples: int,
     damping: tuple[float, float],
     keep_moments: bool,
@@ -323,25 +350,29 @@ def _write_block(
     with safe_open(str(file), framework="pt") as opened:
         owner = json.loads((opened.metadata() or {})["owner"])
 
-    def full_name(name: str) -> str:
-        return f"{prefix}.{name}" if prefix else name
-
+    means, seconds = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    rows = {name: float(sums[f"{owner[name]}.rows"]) if name in owner else 0.0 for name in layers}
+    for name in {owner[name]: None for name in layers if name in owner}:
+        off = sums.pop(f"{name}.s") / rows[name]  # how far the mean is from the shift
+        means[name] = sums[f"{name}.shift"] + off
+        spread = sums.pop(f"{name}.R") / rows[name] - torch.outer(off, off)
+        seconds[name] = spread + torch.outer(means[name], means[name])
+    for of in alike(stacks, layers):
+        share_evenly(of, rows)
+        for known in (means, seconds, L):
+            fill_in(of, known)
+        owner |= {name: name for name in of if name in means}
     tensors, moments, facts = dict[str, torch.Tensor](), dict[str, torch.Tensor](), {}
     for name, layer in layers.items():
-        full = full_name(name)
+        full = _full_name(prefix, name)
         if name not in owner or (L and name not in L):
             raise ValueError(f"nothing passed through {full}: leave it out with skip")
-        shift, rows = sums[f"{owner[name]}.shift"], sums[f"{owner[name]}.rows"]
-        off = sums[f"{owner[name]}.s"] / rows  # how far the mean is from the shift
-        mean, left = shift + off, L.get(name)
-        centred = sums[f"{owner[name]}.R"] / rows - torch.outer(off, off)
+        mean, second, left = means[owner[name]], seconds[owner[name]], L.get(name)
         if keep_moments and name == owner[name]:
-            moments[full] = centred + torch.outer(mean, mean)
+            moments[full] = second
         W = weight_of(layer).double().cpu()
         # Rows a sample are counted in R: a convolution acts at every place, an expert on its share of tokens.
-        R = centred * (rows / samples)
-        if bias_of(layer) is None:
-            R = R + torch.outer(mean, mean) * (rows / samples)
+        R = (second if bias_of(layer) is None else second - torch.outer(mean, mean)) * (rows[name] / samples)
         if not bool(R.isfinite().all()) or (left is not None and not bool(left.isfinite().all())):
             raise ValueError(f"what passes through {full} is not finite: the model is damaged")
         left = None if left is None else damped(left, damping[0])
@@ -355,8 +386,9 @@ def _write_block(
         shape = [factors.left.shape[0], factors.right.shape[0]]
         facts[full] = {"shape": shape, "bias": bias_of(layer) is not None, "transposed": is_conv1d(layer)}
     if keep_moments:
-        owners = {full_name(name): full_name(owner[name]) for name in layers}
+        owners = {_full_name(prefix, name): _full_name(prefix, owner[name]) for name in layers}
         write_whole(folder / f"moments-{index}.safetensors", moments, {"owner": json.dumps(owners)})
+    facts |= {_full_name(prefix, stack): {"experts": count} for stack, count in stacks.items()}
     write_whole(folder / f"block-{index}.safetensors", tensors, {"layers": json.dumps(facts)})
 
 

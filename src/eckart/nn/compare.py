@@ -20,6 +20,7 @@ import torch
 from eckart.nn.approximate import approximated
 from eckart.nn.calibrate import Decomposition, Progress
 from eckart.nn.directory import decompose_directory
+from eckart.nn.experts import unstack
 from eckart.nn.language import load_model
 from eckart.nn.linear import folded
 from eckart.nn.plan import plan_ranks
@@ -89,6 +90,7 @@ def compare_model(
     wanted: dict[str, Any] = {"patterns": patterns, "skip": skip, "gradients": gradients, "seed": seed}
     found = decompose_directory(model, windows, work, keep_moments=True, progress=progress, **wanted)
     network = load_model(model).requires_grad_(False)
+    unstack(network)
     layers = {name: network.get_submodule(name) for name in found.layers}
     yield {"method": "as it is", "setting": "", "bits": 16.0, **measure(network)}
     seen = set[tuple[str, str]]()

@@ -18,6 +18,7 @@ import torch
 import eckart
 from eckart.nn.blocks import LanguageBlocks
 from eckart.nn.calibrate import Decomposition, Progress, decompose, forget
+from eckart.nn.experts import UnstackedWeights, unstack
 from eckart.nn.language import load_model
 from eckart.nn.output import check_target
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
@@ -210,7 +211,9 @@ def weights_of_layers(
     """
     file = found.folder / f"weights-{len(window)}.json"
     if not file.exists():
-        weights = measured_weights(load_model(model), found, window, progress=progress)
+        network = load_model(model)
+        unstack(network)
+        weights = measured_weights(network, found, window, progress=progress)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(weights), "ascii")
         os.replace(part, file)
@@ -219,7 +222,7 @@ def weights_of_layers(
 
 def planned_bytes(model: str | os.PathLike[str], found: Decomposition, plan: RankPlan) -> int:
     """Say how large the files of a model will be, compressed by a plan: to the length of their headers."""
-    weights = Weights(model)
+    weights = UnstackedWeights(model, found.stacks)
     size = weights.bytes() + 4 * _uncounted_order(plan)
     for name, layer in plan.layers.items():
         if layer.rank is not None:

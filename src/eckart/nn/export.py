@@ -24,6 +24,7 @@ from torch import nn
 import eckart
 from eckart.core.extras import needed
 from eckart.nn.calibrate import Progress
+from eckart.nn.experts import stacks_in
 from eckart.nn.language import load_model, load_tokenizer
 from eckart.nn.output import refuse_other, replaced_whole
 from eckart.nn.weights import Weights
@@ -89,6 +90,8 @@ def export_model(
     tell = progress or (lambda stage, done, total: None)
     tell("loading", 0, stages)
     loaded = load_model(model)
+    if stacks_in(loaded):
+        raise ValueError(f"{model}: its experts were compressed, and torch cannot trace which of them get which tokens")
     size = sum(x.nbytes for x in loaded.state_dict().values())
     with replaced_whole(out, size, check_export_target) as scratch:
         tell("tracing", 1, stages)

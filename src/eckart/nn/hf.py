@@ -3,6 +3,7 @@
 transformers lets packages register a way of storing weights under a name, its "quantization method"; ours is "eckart",
 and a model's config.json says which layer has which rank. Before weights are loaded the layers are replaced, after the
 files were seen to hold factors of just these shapes: a layer that is missing would otherwise be filled with noise.
+Experts of a mixture, if one of them has a rank, are layers in the files, and become so before (experts.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from eckart.nn.embedding import LowRankEmbedding, LowRankSoftmax, TiedSoftmax
+from eckart.nn.experts import unstack
 from eckart.nn.linear import unfolded
 from eckart.nn.surgery import empty_low_rank, layers_of, replace_layer
 from eckart.nn.weights import METHOD
@@ -74,7 +76,10 @@ class LowRankLoader(HfQuantizer):
         self, model: nn.Module, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
         config = self.quantization_config
-        layers = layers_of(model)
+        layers, stacks = layers_of(model), dict[str, int]()
+        if any(name not in layers for name in config.ranks):  # of experts: in the files they are layers, all of them
+            stacks = unstack(model)
+            layers = layers_of(model)
         for name, rank in config.ranks.items():
             if name not in layers:
                 raise ValueError(f"config.json gives {name!r} a rank, and the model has no such layer")
@@ -84,7 +89,7 @@ class LowRankLoader(HfQuantizer):
             replace_layer(model, name, empty_low_rank(layers[name], rank, config.pivoted))
         for name, groups in config.groups.items():
             _put_groups(model, name, groups["sizes"], groups["ranks"], config.pivoted)
-        _check_files(model, config, checkpoint_files or [])
+        _check_files(model, (*config.ranks, *config.groups, *stacks), checkpoint_files or [])
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
@@ -137,12 +142,12 @@ def _put_groups(model: Any, name: str, sizes: list[int], ranks: list[int], pivot
             model._tied_weights_keys = {a: b for a, b in (model._tied_weights_keys or {}).items() if a != pair[0]}
 
 
-def _check_files(model: nn.Module, config: LowRankConfig, files: list[str]) -> None:
+def _check_files(model: nn.Module, names: tuple[str, ...], files: list[str]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         with safe_open(str(file), framework="pt") as opened:
             shapes |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    for name in (*config.ranks, *config.groups):
+    for name in names:
         for part, tensor in model.get_submodule(name).state_dict().items():
             if shapes.get(f"{name}.{part}") != tuple(tensor.shape):
                 got = shapes.get(f"{name}.{part}", "not there")

@@ -97,7 +97,7 @@ def load_model(folder: str | os.PathLike[str]) -> Any:
             model, facts = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder}: transformers cannot load it: {reason}") from None
     if facts["missing_keys"]:  # transformers fills them with noise, and says so where few look

@@ -21,6 +21,7 @@ from eckart.nn.linear import LowRankConv2d, LowRankLinear
 
 __all__ = [
     "bias_of",
+    "chosen",
     "empty_low_rank",
     "is_conv1d",
     "is_matrix",
@@ -68,17 +69,26 @@ def layers_of(
     every = {name: layer for name, layer in network.named_modules() if is_matrix(layer, embeddings)}
     if not every:
         raise ValueError(f"{type(network).__name__} has no layer of a kind that can be compressed: Linear, Conv2d")
+    return {name: every[name] for name in chosen(list(every), patterns, skip)}
+
+
+def chosen(every: Sequence[str], patterns: Sequence[str], skip: Sequence[str]) -> list[str]:
+    """Choose names of layers by patterns, as in `layers_of`.
+
+    Raises
+    ------
+    ValueError
+        A pattern matches nothing.
+    """
     for pattern in (*patterns, *skip):
         if not any(matches(name, pattern) for name in every):
             last = sorted({name.rpartition(".")[2] for name in every})
             near = difflib.get_close_matches(pattern, [*last, *every], 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"no layer matches {pattern!r}: {hint}The network has {', '.join(last[:12])}")
-    return {
-        name: layer
-        for name, layer in every.items()
-        if any(matches(name, p) for p in patterns) and not any(matches(name, p) for p in skip)
-    }
+    return [
+        name for name in every if any(matches(name, p) for p in patterns) and not any(matches(name, p) for p in skip)
+    ]
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -105,18 +105,19 @@ class Weights:
 
     def bytes_of(self, name: str) -> int:
         """Size of a tensor."""
-        first = self._open[self._where[name]].get_slice(name)
-        return math.prod(self.shape(name)) * first[:1].element_size()
+        stored = self._open[self._where[name]].get_slice(name)
+        return math.prod(stored.get_shape()) * stored[:1].element_size()
 
-    def read(self, name: str) -> torch.Tensor:
-        """Read a tensor in its own dtype.
+    def read(self, name: str, index: int | None = None) -> torch.Tensor:
+        """Read a tensor in its own dtype, or an element of it along its first axis.
 
         Raises
         ------
         ValueError
             A value in it is not finite.
         """
-        tensor = self._open[self._where[name]].get_tensor(name)
+        opened = self._open[self._where[name]]
+        tensor = opened.get_tensor(name) if index is None else opened.get_slice(name)[index : index + 1][0]
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             file = self.folder / self._where[name]
             raise ValueError(f"{file}: {name} has a value that is not finite: the model is damaged")

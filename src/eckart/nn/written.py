@@ -18,6 +18,7 @@ import torch
 import eckart
 from eckart.nn.calibrate import Decomposition, Progress
 from eckart.nn.compress import compressed_tensors
+from eckart.nn.experts import UnstackedWeights
 from eckart.nn.language import load_tokenizer
 from eckart.nn.linear import folded, multiplied
 from eckart.nn.output import copy_rest, replaced_whole, write_shards
@@ -80,15 +81,21 @@ def write_compressed(
     FileExistsError, OSError
         The target is something else, or the disk is full; nothing is left behind.
     ValueError
-        `dense` and `standalone`: one needs no code, the other brings it. `standalone` and compressed embeddings.
+        `dense` and `standalone`: one needs no code, the other brings it. `standalone` and compressed embeddings or
+        experts.
     """
     groups = {name: grouped_ranks(found, plan, name) for name in found.groups}
     check_form(dense, standalone, any(groups.values()))
-    weights, source = Weights(model), Path(model)
+    inside = tuple(f"{stack}." for stack in found.stacks)
+    unstacked = any(layer.rank is not None for name, layer in plan.layers.items() if name.startswith(inside))
+    if unstacked and standalone:
+        raise ValueError(f"{model}: a standalone model cannot have its experts compressed: skip 'experts.*'")
+    source, weights = Path(model), UnstackedWeights(model, found.stacks if unstacked else {})
     rows = {layer for of in found.groups.values() for layer in of.layers}
     ranks = {n: layer.rank for n, layer in plan.layers.items() if layer.rank is not None and n not in rows}
     with replaced_whole(out, weights.bytes()) as scratch:
-        write_shards(scratch, _tensors(weights, found, plan, dense, progress))
+        tensors = _tensors(weights, found, plan, dense, progress)
+        write_shards(scratch, weights.restacked(tensors) if dense else tensors)
         copy_rest(source, scratch)
         config = read_config(model)
         if standalone:
