@@ -20,6 +20,7 @@ from eckart.core.lowrank import LowRank
 from eckart.nn.blocks import WholeNetwork
 from eckart.nn.calibrate import Decomposition, decompose
 from eckart.nn.linear import LowRankConv2d, LowRankLinear, folded
+from eckart.nn.lookup import decompose_lookups, low_rank_lookups
 from eckart.nn.plan import RankPlan, check_keep, plan_ranks
 from eckart.nn.refit import refit
 from eckart.nn.surgery import bias_of, empty_low_rank, low_rank_tensors, replace_layer
@@ -39,6 +40,7 @@ def compress(
     damping: tuple[float, float] = (0.1, 0.01),
     pivoted: bool = True,
     sequential: bool = False,
+    embeddings: bool = False,
     seed: int = 0,
 ) -> RankPlan:
     """Compress a network in place: linear layers and convolutions become ones of low rank.
@@ -65,6 +67,9 @@ def compress(
     sequential : bool
         Whether layers are then refitted in their order, to the original's outputs from the inputs that the compressed
         network gives them: `eckart.nn.refit`. Takes the memory of all batches at once, twice.
+    embeddings : bool
+        Whether embeddings are compressed too, in groups of tokens: `eckart.nn.lookup` says which. `patterns` and `skip`
+        do not choose among them. Not with `sequential`.
     seed : int
 
     Returns
@@ -75,7 +80,8 @@ def compress(
     Raises
     ------
     ValueError
-        No such layers, an argument out of range, a budget that cannot be met; the network is then as it was.
+        No such layers, an argument out of range, a budget that cannot be met, `sequential` with `embeddings`; the
+        network is then as it was.
 
     References
     ----------
@@ -90,6 +96,8 @@ def compress(
     (True, 'LowRankLinear')
     """
     check_keep(keep)
+    if sequential and embeddings:
+        raise ValueError("a sequential pass knows nothing of embeddings: leave out sequential=True or embeddings=True")
     with TemporaryDirectory() as folder:
         found = decompose(
             WholeNetwork(network, draw),
@@ -101,11 +109,14 @@ def compress(
             damping=damping,
             seed=seed,
         )
+        if embeddings:
+            more: dict[str, Any] = {"gradients": gradients, "draw": draw, "damping": damping[0], "seed": seed}
+            found = decompose_lookups(network, batches, folder, **more)
         plan = plan_ranks(found.layers, keep, pivoted=pivoted)
-        new = low_rank_layers(network, found, plan)
+        new, lookups = low_rank_layers(network, found, plan), low_rank_lookups(network, found, plan)
     if sequential:
         refit(network, new, batches, damping[1])
-    for name, layer in new.items():
+    for name, layer in [*new.items(), *lookups.items()]:
         replace_layer(network, name, layer)
     return plan
 
@@ -113,10 +124,11 @@ def compress(
 def low_rank_layers(
     network: nn.Module, found: Decomposition, plan: RankPlan
 ) -> dict[str, LowRankLinear | LowRankConv2d]:
-    """Make the layers that take the places of those that a plan gives a rank, by name."""
+    """Make the layers that take the places of those that a plan gives a rank, by name; but embeddings."""
     new = {}
+    rows = {layer for of in found.groups.values() for layer in of.layers}
     for name, layer_plan in plan.layers.items():
-        if layer_plan.rank is None:
+        if layer_plan.rank is None or name in rows:
             continue
         layer: Any = network.get_submodule(name)
         new[name] = empty_low_rank(layer, layer_plan.rank, plan.pivoted)

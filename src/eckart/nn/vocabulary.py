@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,17 @@ from eckart.nn.output import write_whole
 from eckart.nn.plan import RankPlan
 from eckart.nn.surgery import low_rank_tensors
 
-__all__ = ["check_ends", "decompose_vocabulary", "group_sizes", "grouped_ranks", "grouped_tensors"]
+__all__ = [
+    "EVEN",
+    "check_ends",
+    "decompose_vocabulary",
+    "group_sizes",
+    "grouped_ranks",
+    "grouped_tensors",
+    "write_groups",
+]
 
-_EVEN = 0.1  # share of the frequencies that is spread evenly over all tokens
+EVEN = 0.1  # share of the frequencies that is spread evenly over all tokens
 _GROUPS = 4, 12  # least and most of them
 
 
@@ -102,29 +110,55 @@ def decompose_vocabulary(
         for batch, gradient in zip(batches, gradients, strict=False):
             g = blocks.pull_back(batch, gradient).flatten(0, -2)
             G += (g.T @ g).double() / (len(g) * len(gradients))
-        f = (1 - _EVEN) * f + _EVEN / len(f)
+        f = (1 - EVEN) * f + EVEN / len(f)
         tied = model.get_submodule(embedding).weight is model.get_submodule(softmax).weight
         metrics = {embedding: G + H} if tied else {embedding: G, softmax: H}
-        order = f.argsort(descending=True, stable=True)
-        sizes, tensors, facts = group_sizes(len(f), len(H), groups), {"tokens": order.int()}, dict[str, Any]()
-        for name, R in metrics.items():
-            if not bool(R.isfinite().all()):
-                raise ValueError(f"what passes through {name} is not finite: the model is damaged")
-            R, W = damped(R, damping), model.get_submodule(name).weight
-            for i, of in enumerate(order.split(sizes)):
-                group, shape = f"{name}[{i}]", [len(of), len(R)]
-                parts = metric_svd(W[of].double(), f[of], R)
-                rank = int((parts.squares > 0).sum())
-                factors = parts.cut(rank)
-                tensors |= {f"{group}.squares": parts.squares[:rank].contiguous(), f"{group}.mean": torch.zeros(len(R))}
-                tensors |= {f"{group}.left": factors.left.float(), f"{group}.right": factors.right.float()}
-                facts[group] = {"shape": shape, "bias": False, "transposed": False}
-                facts[group] |= {"of": name, "tied": softmax if tied else None}
-        tensors = {name: x.contiguous() for name, x in tensors.items()}
-        write_whole(found, tensors, {"layers": json.dumps(facts)})
+        matrices = {name: (model.get_submodule(name).weight, damped(R, damping)) for name, R in metrics.items()}
+        write_groups(found, f, matrices, softmax if tied else None, groups)
     (folder / "gradients-start.safetensors").unlink(missing_ok=True)
     write_whole(stream, {})
     return Decomposition(folder)
+
+
+def write_groups(
+    file: Path,
+    f: torch.Tensor,
+    matrices: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]],
+    tied: str | None = None,
+    groups: int | None = None,
+) -> None:
+    """Decompose matrices in groups of their rows, for `Decomposition` to find beside the layers.
+
+    Parameters
+    ----------
+    file : path
+    f : Tensor of shape (V,)
+        What each row counts.
+    matrices : mapping of str to (W, R)
+        W (V, d) and its metric R (d, d), damped; None for 1.
+    tied : str, optional
+        Name of the softmax that shares the matrix.
+    groups : int, optional
+
+    Raises
+    ------
+    ValueError
+        A metric that is not finite.
+    """
+    order = f.argsort(descending=True, stable=True)
+    tensors, facts = {"tokens": order.int()}, dict[str, Any]()
+    for name, (W, R) in matrices.items():
+        if R is not None and not bool(R.isfinite().all()):
+            raise ValueError(f"what passes through {name} is not finite: the model is damaged")
+        for i, of in enumerate(order.split(group_sizes(len(W), W.shape[1], groups))):
+            group, parts = f"{name}[{i}]", metric_svd(W[of].double(), f[of], R)
+            rank = int((parts.squares > 0).sum())
+            factors = parts.cut(rank)
+            tensors |= {f"{group}.squares": parts.squares[:rank], f"{group}.mean": torch.zeros(W.shape[1])}
+            tensors |= {f"{group}.left": factors.left.float(), f"{group}.right": factors.right.float()}
+            facts[group] = {"shape": [len(of), W.shape[1]], "bias": False, "transposed": False}
+            facts[group] |= {"of": name, "tied": tied}
+    write_whole(file, {name: x.contiguous() for name, x in tensors.items()}, {"layers": json.dumps(facts)})
 
 
 def check_ends(model: Any, gradients: int) -> None:
