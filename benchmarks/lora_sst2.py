@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from eckart.nn.examples import read_rows
+from eckart.nn.adapters.examples import read_rows
 
 WORDS = (" negative", " positive")
 
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--tried", type=int, default=600)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--ranks", type=int, nargs="+", default=[16])
-    parser.add_argument("--lrs", default="4e-4,1.6e-3")
-    parser.add_argument("--full-lrs", default="3e-5,1.5e-4")
+    parser.add_argument("--lrs", default="1e-4,4e-4,1.6e-3")
+    parser.add_argument("--full-lrs", default="1e-5,3e-5,1.5e-4")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     files, text = write(asked.data, asked.folder), asked.data / "text" / "wikitext2"

@@ -6,7 +6,7 @@ Every linear layer of the blocks is adapted, rank 16, alpha 32, AdamW, float32, 
 the first windows of SST-2's training sentences pack into. A process a side and round, in turns; of its steps the
 first does not count. Three ways:
 
-    ours          eckart.nn.finetune
+    ours          eckart.nn.adapters.finetune
     peft          peft's model in the same loop: the same windows, logits made only where a token counts
     peft, whole   peft's model with labels given to transformers, logits everywhere, as its examples train
 
@@ -28,10 +28,10 @@ from typing import Any
 
 import torch
 
-from eckart.nn.examples import Packed, drawn, encode, pack, read_rows
-from eckart.nn.finetune import finetune
+from eckart.nn.adapters.examples import Packed, drawn, encode, pack, read_rows
+from eckart.nn.adapters.finetune import finetune
+from eckart.nn.adapters.lora import add_lora, lora_parameters
 from eckart.nn.language import load_model, load_tokenizer
-from eckart.nn.lora import add_lora, lora_parameters
 from eckart.nn.train import rate_at
 
 PATTERNS = ("Review: {sentence}\nIs it positive? 0 no, 1 yes:", " {label}")

@@ -14,10 +14,10 @@ pytest.importorskip("accelerate")
 @pytest.fixture
 def adapters(llama, tmp_path):
     """Two adapters of one model, with random updates of ranks 3 and 2."""
-    from eckart.nn.adapter import adapter_of
-    from eckart.nn.adapter_files import save_adapter
+    from eckart.nn.adapters.adapter import adapter_of
+    from eckart.nn.adapters.files import save_adapter
+    from eckart.nn.adapters.lora import add_lora, lora_parameters
     from eckart.nn.language import load_model
-    from eckart.nn.lora import add_lora, lora_parameters
 
     for name, rank in (("a", 3), ("b", 2)):
         model = load_model(llama)

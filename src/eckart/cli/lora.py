@@ -35,7 +35,7 @@ def merge(
     The model passes through one file at a time. For weights of 16 bits it says how much of the update rounding took.
     Where embedding and softmax are one tensor and one of them is adapted, both are written.
     """
-    from eckart.nn.merge import merge_directory
+    from eckart.nn.adapters.merge import merge_directory
 
     started = time.perf_counter()
     with terminal.stages_bar("lora") as progress:
@@ -68,8 +68,8 @@ def extract(
     from tempfile import TemporaryDirectory
 
     from eckart.nn import directory, language
-    from eckart.nn.adapter_files import save_adapter
-    from eckart.nn.extract import check_alike, extract_adapter
+    from eckart.nn.adapters.extract import check_alike, extract_adapter
+    from eckart.nn.adapters.files import save_adapter
     from eckart.nn.output import check_target
     from eckart.nn.skeleton import Skeleton
 
@@ -111,8 +111,8 @@ def resize(
     as_json: Json = False,
 ) -> None:
     """Give every update of an adapter its best approximation of a smaller rank, from the factors alone."""
-    from eckart.nn.adapter import resize_adapter
-    from eckart.nn.adapter_files import load_adapter, save_adapter
+    from eckart.nn.adapters.adapter import resize_adapter
+    from eckart.nn.adapters.files import load_adapter, save_adapter
     from eckart.nn.output import check_target
 
     if (rank is None) == (energy is None):
@@ -140,8 +140,8 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add adapters: exactly, or cut to a rank. Weights of 1/n give the average."""
-    from eckart.nn.adapter import add_adapters
-    from eckart.nn.adapter_files import load_adapter, save_adapter
+    from eckart.nn.adapters.adapter import add_adapters
+    from eckart.nn.adapters.files import load_adapter, save_adapter
     from eckart.nn.output import check_target
 
     try:

@@ -48,8 +48,8 @@ def frontier(
     import matplotlib  # noqa: F401  # what is missing shows before the runs
 
     from eckart.nn import language
-    from eckart.nn.examples import encode
-    from eckart.nn.frontier import figure_of, runs_of, trade
+    from eckart.nn.adapters.examples import encode
+    from eckart.nn.adapters.frontier import figure_of, runs_of, trade
     from eckart.plot import frontier as drawn
 
     if output.is_dir() and any(output.iterdir()) and not (output / "runs.jsonl").exists():
@@ -93,7 +93,7 @@ def _numbers(text: str, kind: type, option: str) -> list[Any]:
 
 def _report(table: Sequence[Mapping[str, Any]], figure: str, settings: Mapping[str, Any]) -> str:
     """A page that a reader of the table's folder finds: in words, as a picture, as a table."""
-    from eckart.nn.frontier import at_equal_learning
+    from eckart.nn.adapters.frontier import at_equal_learning
 
     def learned(row: Mapping[str, Any]) -> str:
         return f"{100 * row[figure]:.1f} %" if figure == "accuracy" else f"{row[figure]:.4f}"

@@ -100,8 +100,8 @@ def train(
     stopped goes on where it was; torchrun --no-python eckart lora train ... shares it among processes.
     """
     from eckart.nn import language
-    from eckart.nn.examples import encode, read_rows
-    from eckart.nn.lora_train import train_model
+    from eckart.nn.adapters.examples import encode, read_rows
+    from eckart.nn.adapters.training import train_model
     from eckart.nn.output import check_target
 
     check_target(output)
@@ -160,7 +160,7 @@ def divided(
     seed: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the rows to learn from and those to validate on, both in random order."""
-    from eckart.nn.examples import drawn, read_rows
+    from eckart.nn.adapters.examples import drawn, read_rows
 
     rows = read_rows(data, split)
     rows = drawn(rows, len(rows), seed)

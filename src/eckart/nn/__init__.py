@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from eckart.core.extras import needed
 
 if TYPE_CHECKING:
-    from eckart.nn.adapter import adapter_of, put_adapter
-    from eckart.nn.adapter_files import load_adapter, save_adapter
+    from eckart.nn.adapters.adapter import adapter_of, put_adapter
+    from eckart.nn.adapters.files import load_adapter, save_adapter
+    from eckart.nn.adapters.lora import add_lora, merge_lora
+    from eckart.nn.adapters.many import adapters_by_row, put_adapters
     from eckart.nn.compress import compress
     from eckart.nn.language import perplexity
     from eckart.nn.linear import LowRankConv2d, LowRankLinear
-    from eckart.nn.lora import add_lora, merge_lora
-    from eckart.nn.many import adapters_by_row, put_adapters
 
 __all__ = [
     "LowRankConv2d",
@@ -38,16 +38,16 @@ __all__ = [
 _HOME = {
     "LowRankConv2d": "linear",
     "LowRankLinear": "linear",
-    "adapter_of": "adapter",
-    "adapters_by_row": "many",
-    "add_lora": "lora",
+    "adapter_of": "adapters.adapter",
+    "adapters_by_row": "adapters.many",
+    "add_lora": "adapters.lora",
     "compress": "compress",
-    "load_adapter": "adapter_files",
-    "merge_lora": "lora",
+    "load_adapter": "adapters.files",
+    "merge_lora": "adapters.lora",
     "perplexity": "language",
-    "put_adapter": "adapter",
-    "put_adapters": "many",
-    "save_adapter": "adapter_files",
+    "put_adapter": "adapters.adapter",
+    "put_adapters": "adapters.many",
+    "save_adapter": "adapters.files",
 }
 
 

@@ -165,7 +165,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], figure: str, ax: Axes | None = N
     Parameters
     ----------
     rows : sequence of mappings
-        Those of ``eckart.nn.frontier.trade``; one of the method "base" is drawn as a star.
+        Those of ``eckart.nn.adapters.frontier.trade``; one of the method "base" is drawn as a star.
     figure : str
         "accuracy" or "loss": what tells how much was learned.
     ax : Axes, optional

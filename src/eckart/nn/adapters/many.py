@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from eckart.nn.adapter import Adapter, check_fits, filled
-from eckart.nn.lora import LoRA
+from eckart.nn.adapters.adapter import Adapter, check_fits, filled
+from eckart.nn.adapters.lora import LoRA
 from eckart.nn.surgery import replace_layer
 
 __all__ = ["ManyLoRA", "adapters_by_row", "put_adapters"]
@@ -69,12 +69,12 @@ def put_adapters(network: nn.Module, adapters: Mapping[str, Adapter]) -> None:
     Raises
     ------
     ValueError
-        One does not fit; the network is then as it was. See `eckart.nn.adapter.check_fits`.
+        One does not fit; the network is then as it was. See `eckart.nn.adapters.adapter.check_fits`.
 
     Examples
     --------
-    >>> from eckart.nn.adapter import adapter_of
-    >>> from eckart.nn.lora import add_lora
+    >>> from eckart.nn.adapters.adapter import adapter_of
+    >>> from eckart.nn.adapters.lora import add_lora
     >>> tuned, network = (nn.Sequential(nn.Linear(2, 2)) for _ in range(2))
     >>> _ = add_lora(tuned, rank=1)["0"].B.data.fill_(1.0)
     >>> put_adapters(network, {"one": adapter_of(tuned)})

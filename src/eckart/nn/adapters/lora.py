@@ -24,7 +24,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from eckart.nn.lora_init import Init, zero_b
+from eckart.nn.adapters.init import Init, zero_b
 from eckart.nn.surgery import is_matrix, is_transposed, layers_of, matches, matrix_of, replace_layer
 
 __all__ = ["LoRA", "adapted_layers", "adapted_matrix", "add_lora", "lora_parameters", "merge_lora"]
@@ -232,7 +232,7 @@ def add_lora(
     dora : bool
         Train magnitudes of rows as well.
     init : callable
-        One of `eckart.nn.lora_init`. Those that change the base round what they leave to its dtype.
+        One of `eckart.nn.adapters.init`. Those that change the base round what they leave to its dtype.
     known : mapping of str to Tensor, optional
         What `init` needs to know, by layer.
     seed : int

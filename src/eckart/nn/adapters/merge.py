@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 import eckart
-from eckart.nn.adapter import Adapter, check_fits
-from eckart.nn.adapter_files import CONFIG, load_adapter
+from eckart.nn.adapters.adapter import Adapter, check_fits
+from eckart.nn.adapters.files import CONFIG, load_adapter
+from eckart.nn.adapters.lora import adapted_matrix
 from eckart.nn.calibrate import Progress
-from eckart.nn.lora import adapted_matrix
 from eckart.nn.output import check_target, copy_rest, replaced_whole, write_shards
 from eckart.nn.skeleton import Skeleton
 from eckart.nn.surgery import is_transposed

@@ -11,8 +11,8 @@ transformers = pytest.importorskip("transformers")
 
 from torch import nn  # noqa: E402
 
-from eckart.nn.lora import adapted_layers, add_lora, lora_parameters, merge_lora  # noqa: E402
-from eckart.nn.lora_init import data_aware, gauss_b, gradient_aligned, pissa, zero_b  # noqa: E402
+from eckart.nn.adapters.init import data_aware, gauss_b, gradient_aligned, pissa, zero_b  # noqa: E402
+from eckart.nn.adapters.lora import adapted_layers, add_lora, lora_parameters, merge_lora  # noqa: E402
 from eckart.nn.surgery import is_conv1d, matrix_of  # noqa: E402
 from eckart.nn.train import train  # noqa: E402
 

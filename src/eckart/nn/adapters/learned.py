@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from eckart.nn.adapters.examples import Example, pack
+from eckart.nn.adapters.finetune import answers, choice_accuracy, mean_loss
 from eckart.nn.calibrate import Progress
-from eckart.nn.examples import Example, pack
-from eckart.nn.finetune import answers, choice_accuracy, mean_loss
 from eckart.nn.language import perplexity
 
 __all__ = ["MOST_CHOICES", "learned"]

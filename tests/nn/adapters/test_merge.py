@@ -12,13 +12,13 @@ transformers = pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from eckart.nn.adapter import adapter_of, put_adapter  # noqa: E402
-from eckart.nn.adapter_files import load_adapter, save_adapter  # noqa: E402
+from eckart.nn.adapters.adapter import adapter_of, put_adapter  # noqa: E402
+from eckart.nn.adapters.extract import extract_adapter  # noqa: E402
+from eckart.nn.adapters.files import load_adapter, save_adapter  # noqa: E402
+from eckart.nn.adapters.lora import add_lora, lora_parameters  # noqa: E402
+from eckart.nn.adapters.merge import merge_directory  # noqa: E402
 from eckart.nn.directory import compress_model, decompose_directory  # noqa: E402
-from eckart.nn.extract import extract_adapter  # noqa: E402
 from eckart.nn.language import load_model  # noqa: E402
-from eckart.nn.lora import add_lora, lora_parameters  # noqa: E402
-from eckart.nn.merge import merge_directory  # noqa: E402
 
 
 def trained(folder, out, patterns=("*",), size=0.1, seed=1, **form):

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from torch.nn import functional as F  # noqa: E402
 
-from eckart.nn.examples import UNCOUNTED, Example, encode, pack, read_rows  # noqa: E402
+from eckart.nn.adapters.examples import UNCOUNTED, Example, encode, pack, read_rows  # noqa: E402
 
 lists = st.lists(
     st.lists(st.tuples(st.integers(1, 60), st.booleans()), min_size=1, max_size=20), min_size=1, max_size=30

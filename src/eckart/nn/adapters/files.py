@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 import eckart
 from eckart.core.lowrank import LowRank
-from eckart.nn.adapter import Adapter, Update, is_target
+from eckart.nn.adapters.adapter import Adapter, Update, is_target
 from eckart.nn.output import replaced_whole, write_whole
 
 __all__ = ["CONFIG", "load_adapter", "save_adapter"]

@@ -9,10 +9,10 @@ pytest.importorskip("transformers")
 
 from torch import nn  # noqa: E402
 
-from eckart.nn.adapter import adapter_of, put_adapter  # noqa: E402
+from eckart.nn.adapters.adapter import adapter_of, put_adapter  # noqa: E402
+from eckart.nn.adapters.lora import add_lora, lora_parameters  # noqa: E402
+from eckart.nn.adapters.many import adapters_by_row, put_adapters  # noqa: E402
 from eckart.nn.language import load_model  # noqa: E402
-from eckart.nn.lora import add_lora, lora_parameters  # noqa: E402
-from eckart.nn.many import adapters_by_row, put_adapters  # noqa: E402
 
 
 def trained(network, seed, patterns, **form):

@@ -20,7 +20,7 @@ from torch import nn
 
 from eckart.core.lowrank import LowRank
 from eckart.core.svd import metric_svd
-from eckart.nn.adapter import Adapter, Update
+from eckart.nn.adapters.adapter import Adapter, Update
 from eckart.nn.calibrate import Progress
 from eckart.nn.skeleton import Skeleton
 from eckart.nn.surgery import is_transposed, layers_of

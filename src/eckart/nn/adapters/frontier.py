@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from eckart.nn.adapters.examples import Example, pack
+from eckart.nn.adapters.finetune import check_windows, finetune, steps_of
+from eckart.nn.adapters.learned import learned
+from eckart.nn.adapters.training import adapt
 from eckart.nn.calibrate import Progress
-from eckart.nn.examples import Example, pack
-from eckart.nn.finetune import check_windows, finetune, steps_of
 from eckart.nn.language import load_model
-from eckart.nn.learned import learned
-from eckart.nn.lora_train import adapt
 from eckart.nn.weights import Weights
 
 __all__ = ["Run", "at_equal_learning", "figure_of", "runs_of", "trade"]
@@ -88,7 +88,7 @@ def trade(
     folder : path
         Gets the rows, runs.jsonl, and what a killed run goes on from.
     alpha, epochs, batch, context, seed
-        See `eckart.nn.lora_train.train_model`; no run validates, none stops early.
+        See `eckart.nn.adapters.training.train_model`; no run validates, none stops early.
     progress : callable, optional
         Called with a stage, steps done and steps in all.
 

@@ -21,16 +21,16 @@ from torch import nn
 
 import eckart
 from eckart.core.processes import process_group
-from eckart.nn.adapter import adapter_of
-from eckart.nn.adapter_files import save_adapter
+from eckart.nn.adapters.adapter import adapter_of
+from eckart.nn.adapters.examples import Example, Packed, pack
+from eckart.nn.adapters.files import save_adapter
+from eckart.nn.adapters.finetune import check_windows, counted_losses, finetune, steps_of
+from eckart.nn.adapters.init import Init, data_aware, gauss_b, gradient_aligned, pissa, zero_b
+from eckart.nn.adapters.learned import learned
+from eckart.nn.adapters.lora import adaptable_layers, add_lora, lora_parameters
+from eckart.nn.adapters.ranks import gradients_of, moments_of, ranks_within
 from eckart.nn.calibrate import Progress
-from eckart.nn.examples import Example, Packed, pack
-from eckart.nn.finetune import check_windows, counted_losses, finetune, steps_of
 from eckart.nn.language import check_device, load_model, quiet
-from eckart.nn.learned import learned
-from eckart.nn.lora import adaptable_layers, add_lora, lora_parameters
-from eckart.nn.lora_init import Init, data_aware, gauss_b, gradient_aligned, pissa, zero_b
-from eckart.nn.lora_ranks import gradients_of, moments_of, ranks_within
 from eckart.nn.output import check_target, copy_rest, replaced_whole
 from eckart.nn.train import Trained
 from eckart.nn.weights import Weights
@@ -97,19 +97,19 @@ def train_model(
     tests : sequence of Example
         To measure on, before and after.
     known : Tensor of shape (windows, context), optional
-        Tokens of a text, to measure what is forgotten: see `eckart.nn.learned`.
+        Tokens of a text, to measure what is forgotten: see `eckart.nn.adapters.learned`.
     full : bool
         Train all weights; what is said of updates then says nothing.
     rank, alpha, patterns, skip, ranks, rslora, dora
-        Of the updates: see `eckart.nn.lora.add_lora`.
+        Of the updates: see `eckart.nn.adapters.lora.add_lora`.
     budget : int, optional
-        Trained numbers, in place of ranks: see `eckart.nn.lora_ranks`.
+        Trained numbers, in place of ranks: see `eckart.nn.adapters.ranks`.
     init : str
         Where updates start, one of `INITS`.
     lr : float, optional
         Highest learning rate; LORA_RATE or FULL_RATE by default.
     epochs, batch, at_once, warmup, weight_decay, patience
-        See `eckart.nn.finetune.finetune`.
+        See `eckart.nn.adapters.finetune.finetune`.
     context : int
         Tokens a window. Longer examples are left out, and counted.
     together : bool

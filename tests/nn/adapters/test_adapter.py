@@ -14,11 +14,11 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
-from eckart.nn.adapter import adapter_of, add_adapters, put_adapter, resize_adapter  # noqa: E402
-from eckart.nn.adapter_files import CONFIG, load_adapter, save_adapter  # noqa: E402
+from eckart.nn.adapters.adapter import adapter_of, add_adapters, put_adapter, resize_adapter  # noqa: E402
+from eckart.nn.adapters.files import CONFIG, load_adapter, save_adapter  # noqa: E402
+from eckart.nn.adapters.init import pissa  # noqa: E402
+from eckart.nn.adapters.lora import adapted_layers, add_lora, lora_parameters  # noqa: E402
 from eckart.nn.language import load_model  # noqa: E402
-from eckart.nn.lora import adapted_layers, add_lora, lora_parameters  # noqa: E402
-from eckart.nn.lora_init import pissa  # noqa: E402
 
 
 class Picture(nn.Module):

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from eckart.nn.examples import UNCOUNTED, Example, Packed, pack
+from eckart.nn.adapters.examples import UNCOUNTED, Example, Packed, pack
 from eckart.nn.train import Trained, add_up, process_of, train
 
 __all__ = ["answers", "check_windows", "choice_accuracy", "counted_losses", "finetune", "mean_loss", "steps_of"]
@@ -228,7 +228,7 @@ def finetune(
     network : Module
         A causal language model of transformers.
     parameters : mapping of str to Parameter
-        What is trained; see `eckart.nn.lora.lora_parameters`.
+        What is trained; see `eckart.nn.adapters.lora.lora_parameters`.
     windows, held : Packed
         Examples to learn from, and to validate on.
     lr : float

@@ -21,7 +21,7 @@ from torch import nn
 
 from eckart.core.lowrank import LowRank
 from eckart.core.resize import FactorSVD, factor_svd, sum_of
-from eckart.nn.lora import LoRA, adapted_layers
+from eckart.nn.adapters.lora import LoRA, adapted_layers
 from eckart.nn.surgery import is_matrix, matrix_of, replace_layer
 
 __all__ = [
@@ -211,7 +211,7 @@ def adapter_of(network: nn.Module, base: str | None = None, task: str | None = N
     Parameters
     ----------
     network : Module
-        After `eckart.nn.lora.add_lora`.
+        After `eckart.nn.adapters.lora.add_lora`.
     base, task : str, optional
         See `Adapter`; "CAUSAL_LM" for language models.
 

@@ -19,10 +19,10 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from eckart.nn.adapter import put_adapter  # noqa: E402
-from eckart.nn.adapter_files import load_adapter  # noqa: E402
-from eckart.nn.examples import UNCOUNTED, Example, pack  # noqa: E402
-from eckart.nn.finetune import (  # noqa: E402
+from eckart.nn.adapters.adapter import put_adapter  # noqa: E402
+from eckart.nn.adapters.examples import UNCOUNTED, Example, pack  # noqa: E402
+from eckart.nn.adapters.files import load_adapter  # noqa: E402
+from eckart.nn.adapters.finetune import (  # noqa: E402
     answers,
     check_windows,
     choice_accuracy,
@@ -30,10 +30,10 @@ from eckart.nn.finetune import (  # noqa: E402
     finetune,
     mean_loss,
 )
+from eckart.nn.adapters.lora import add_lora, lora_parameters  # noqa: E402
+from eckart.nn.adapters.ranks import gradients_of, moments_of, ranks_within  # noqa: E402
+from eckart.nn.adapters.training import INITS, train_model  # noqa: E402
 from eckart.nn.language import load_model  # noqa: E402
-from eckart.nn.lora import add_lora, lora_parameters  # noqa: E402
-from eckart.nn.lora_ranks import gradients_of, moments_of, ranks_within  # noqa: E402
-from eckart.nn.lora_train import INITS, train_model  # noqa: E402
 from eckart.nn.surgery import layers_of, matrix_of  # noqa: E402
 
 
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(gpt2, tmp_path, monkeypatch, ful
 
 
 def test_an_interrupted_step_keeps_those_before_it(llama, tmp_path, monkeypatch):
-    from eckart.nn import finetune as module
+    from eckart.nn.adapters import finetune as module
 
     calls = []
 
@@ -195,11 +195,11 @@ def test_it_stops_when_there_is_no_more_gain(llama, tmp_path):
 
 def test_two_processes_take_the_steps_of_one(llama, tmp_path):
     (tmp_path / "worker.py").write_text(
-        "import sys\nfrom tests_finetune import tasks\nfrom eckart.nn.lora_train import train_model\n"
+        "import sys\nfrom tests_finetune import tasks\nfrom eckart.nn.adapters.training import train_model\n"
         "train_model(sys.argv[1], sys.argv[2], tasks(40), tasks(9, seed=1), rank=2, lr=1e-2, batch=3, context=24)\n"
     )
     (tmp_path / "tests_finetune.py").write_text(
-        "import numpy as np\nfrom eckart.nn.examples import Example\n" + inspect.getsource(tasks)
+        "import numpy as np\nfrom eckart.nn.adapters.examples import Example\n" + inspect.getsource(tasks)
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(tmp_path / "worker.py"), str(llama), str(tmp_path / "two")]

@@ -30,7 +30,7 @@ def gradients_of(layers: Mapping[str, Any], parts: Iterable[torch.Tensor]) -> di
     Parameters
     ----------
     layers : mapping of str to Module
-        Of a network; see `eckart.nn.lora.adaptable_layers`. Which parameters need gradients is as before, afterwards.
+        Of a network; see `eckart.nn.adapters.lora.adaptable_layers`. Afterwards the same parameters need gradients.
     parts : iterable of Tensor
         What the loss is the sum of; each part's graph is gone before the next is asked for.
 

@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from eckart.nn.examples import Example, pack  # noqa: E402
-from eckart.nn.finetune import mean_loss  # noqa: E402
-from eckart.nn.frontier import at_equal_learning, figure_of, runs_of, trade  # noqa: E402
+from eckart.nn.adapters.examples import Example, pack  # noqa: E402
+from eckart.nn.adapters.finetune import mean_loss  # noqa: E402
+from eckart.nn.adapters.frontier import at_equal_learning, figure_of, runs_of, trade  # noqa: E402
+from eckart.nn.adapters.learned import learned  # noqa: E402
 from eckart.nn.language import load_model, perplexity  # noqa: E402
-from eckart.nn.learned import learned  # noqa: E402
 
 
 def tasks(first, count):
