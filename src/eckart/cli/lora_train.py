@@ -112,6 +112,10 @@ def train(
         if not name or not number.isdigit():
             raise typer.BadParameter(f"--rank-of is {pair!r}, expected NAME=RANK")
         ranks[name] = int(number)
+    of_updates = {"--layer": layer, "--skip": skip, "--rank-of": rank_of, "--budget": budget, "--rslora": rslora}
+    for name, given in (of_updates | {"--dora": dora, "--init": init != "zero-b"}).items():
+        if full and given:
+            raise typer.BadParameter(f"--full trains all weights: leave out {name}")
     started = time.perf_counter()
     tokenizer = language.load_tokenizer(base)
     with terminal.waiting("reading examples"):

@@ -66,6 +66,8 @@ def test_accuracy_is_for_few_answers_after_prompts(llama, windows):
     assert learned(model, texts, windows[:1], 24).keys() == {"loss", "known_loss"}
     many = [Example([9, 20 + i], [False, True]) for i in range(11)]
     assert learned(model, many, None, 24).keys() == {"loss"}
+    chats = [Example([9, 20, 9, 21 + i], [False, True, False, True]) for i in range(2)]
+    assert learned(model, chats, None, 24).keys() == {"loss"}
     assert learned(model, [], None, 24) == {}
 
 

@@ -131,11 +131,14 @@ def encode(
         raise ValueError("give patterns for both the prompt and the completion, or for neither")
     columns = set(rows[0])
     if prompt is not None and completion is not None:
-        for name in (
-            name for p in (prompt, completion) for _, name, _, _ in string.Formatter().parse(p) if name is not None
-        ):
+        parsed = [field for pattern in (prompt, completion) for _, field, _, _ in string.Formatter().parse(pattern)]
+        used = [name for name in parsed if name is not None]
+        for name in used:
             if name not in columns:
                 raise ValueError(f"the pattern names {name!r}, and the rows have {', '.join(sorted(columns))}")
+        for place, row in enumerate(rows, 1):
+            if any(row[name] in (None, "") for name in used):
+                raise ValueError(f"row {place:,} has nothing where a pattern needs it: {dict(row)!r:.80}")
         return [_answered(tokenizer, prompt.format_map(row), completion.format_map(row)) for row in rows]
     if "messages" in columns:
         return [_chat(tokenizer, row["messages"], place) for place, row in enumerate(rows, 1)]

@@ -90,14 +90,19 @@ def mean_loss(
 
 
 def answers(examples: Sequence[Example]) -> list[tuple[int, ...]]:
-    """Give the distinct answers of examples: their tokens from the first that counts on.
+    """Give the distinct answers of examples, or none where one is no prompt and an answer after it.
 
     Examples
     --------
     >>> answers([Example([5, 1], [False, True]), Example([6, 2], [False, True]), Example([7, 1], [False, True])])
     [(1,), (2,)]
+    >>> answers([Example([5, 1], [False, True]), Example([6, 2], [True, True])])
+    []
     """
-    return sorted({tuple(x.tokens[x.counted.index(True) :]) for x in examples if True in x.counted})
+    starts = [x.counted.index(True) if True in x.counted else 0 for x in examples]
+    if not all(start and all(x.counted[start:]) for x, start in zip(examples, starts, strict=True)):
+        return []
+    return sorted({tuple(x.tokens[start:]) for x, start in zip(examples, starts, strict=True)})
 
 
 @torch.no_grad()

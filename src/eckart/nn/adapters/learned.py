@@ -60,7 +60,7 @@ def learned(
     if tests:
         choices = answers(tests)
         said["loss"] = mean_loss(network, pack(tests, context, together=together)[0], progress=told("answering"))
-        if 1 < len(choices) <= MOST_CHOICES and not any(all(x.counted) for x in tests):
+        if 1 < len(choices) <= MOST_CHOICES:
             said["accuracy"] = choice_accuracy(network, tests, context, choices, together, told("choosing answers"))
     if known is not None:
         said["known_loss"] = perplexity(network, known.flatten(), known.shape[1], progress=told("reading")).loss
