@@ -3,7 +3,7 @@
     python benchmarks/lora_sst2.py MODEL SHARED_DATA FOLDER [--tried 600] [--examples 1000] [--ranks 16]
 
 The protocol: sentences of the training part, "SENTENCE\\nSentiment:", then " negative" or " positive"; windows of 256
-tokens, about 9 sentences and a step each; one epoch, seed 0. Learning rates are chosen with `eckart lora frontier` on
+tokens, about 14 sentences and a step each; one epoch, seed 0. Learning rates are chosen with `eckart lora frontier` on
 `--tried` sentences, by accuracy on 120 of the dev part and then by loss, beside WikiText-2 valid. Then one LoRA run of
 the first rank and one run of all weights are trained on `--examples` sentences, and measured once on the 872 of the
 test part and on 32 x 256 tokens of WikiText-2 test, before and after. What is there in FOLDER is not run again. Prints
