@@ -57,6 +57,6 @@ WITH ?=
 build/sanitize/.done: $(SOURCES) $(wildcard src/eckart/core/*.py)
 	$(PYTHON) -m venv build/sanitize/venv
 	build/sanitize/venv/bin/python -m pip install -q hypothesis pytest pytest-timeout
-	build/sanitize/venv/bin/python -m pip install -q -Ccmake.define.ECKART_SANITIZE=ON \
-	    -Cbuild-dir=build/sanitize/cmake .
+	build/sanitize/venv/bin/python -m pip install -q --config-settings=cmake.define.ECKART_SANITIZE=ON \
+	    --config-settings=build-dir=build/sanitize/cmake .
 	touch $@
