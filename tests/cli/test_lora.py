@@ -116,6 +116,7 @@ def test_what_cannot_be_trained_is_answered_with_one_line(eckart, llama, example
     assert "no layer that is adapted matches" in eckart(*asked, "--rank-of", "x=2").mistake()
     assert "pictures are .png, .svg or .pdf" in eckart(*asked, "--plot", "a.txt").mistake(2)
     assert "there is no such directory" in eckart(*asked, "--plot", tmp_path / "b" / "a.png").mistake(2)
+    assert "would be trained on too" in eckart(*asked, "--test-split", "a").mistake(2)
     assert "--full trains all weights: leave out --dora" in eckart(*asked, "--full", "--dora").mistake(2)
     assert "has no rows of the split 'c'" in eckart(*asked, "--split", "c").mistake()
     assert "reads at most 64 tokens" in eckart(*asked[:-5], 65, *asked[-4:]).mistake()

@@ -87,6 +87,14 @@ def test_a_checkpoint_of_another_run_or_none_is_not_gone_on_with(tmp_path, conte
     assert train(parameters, loss_at, 5, 0.1, checkpoint=file, run="this", every=0) == expected
 
 
+def test_gradients_that_were_left_are_not_stepped_along():
+    fresh, parts_at = problem()
+    expected = train(fresh, parts_at, 3, 0.1)
+    left, parts_at = problem()
+    left["x"].grad = torch.full((6,), -100.0)
+    assert train(left, parts_at, 3, 0.1) == expected
+
+
 def test_what_cannot_be_trained_is_said():
     parameters, loss_at = problem()
     with pytest.raises(ValueError, match="nothing to train"):

@@ -54,6 +54,8 @@ def frontier(
 
     if output.is_dir() and any(output.iterdir()) and not (output / "runs.jsonl").exists():
         raise FileExistsError(f"{output} holds something else than runs of eckart: choose a new name")
+    if split is None and validation_split and validation is None:
+        raise typer.BadParameter("--split is not given: rows of DATA to validate on would be trained on too")
     runs = runs_of(
         _numbers(ranks, int, "--ranks"), _numbers(lrs, float, "--lrs"), _numbers(full_lrs, float, "--full-lrs")
     )
@@ -68,7 +70,9 @@ def frontier(
     with terminal.stages_bar("frontier") as progress:
         table = trade(base, examples, tests, known, runs, output, **settings, progress=progress)
     figure, _ = figure_of(table)
-    drawn(table, figure).figure.canvas.figure.savefig(output / "frontier.png", dpi=150)
+    drawn([row for row in table if "loss" in row], figure).figure.canvas.figure.savefig(
+        output / "frontier.png", dpi=150
+    )
     settings |= {"base": Path(base).resolve().name, "data": data.name, "text": knew.name}
     settings |= {"examples": len(examples), "validated_on": len(tests)}
     said = _report(table, figure, settings)
@@ -114,11 +118,13 @@ def _report(table: Sequence[Mapping[str, Any]], figure: str, settings: Mapping[s
             lines += [
                 f"- {x['method']}: {equal['rise']:.4f}, with {figure} {learned(equal)} at the rate {equal['lr']:g}"
             ]
+    for row in (row for row in table if "loss" not in row):
+        lines += ["", f"{row['method']} at the rate {row['lr']:g} left the finite numbers: it has no figures."]
     names = ["method", "lr", *(["accuracy"] if figure == "accuracy" else []), "loss", "known_loss", "rise"]
     names += ["trained_numbers", "seconds"]
     lines += ["", "![learned against forgotten](frontier.png)", ""]
     lines += [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    lines += [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in table]
+    lines += [f"| {' | '.join(_cell(row.get(name)) for name in names)} |" for row in table]
     lines += ["", f"Settings: {json.dumps(dict(settings))}. One run a point: small differences say nothing.", ""]
     return "\n".join(lines)
 

@@ -109,13 +109,15 @@ def train(
     ranks = {}
     for pair in rank_of or ():
         name, _, number = pair.rpartition("=")
-        if not name or not number.isdigit():
+        if not name or not (number.isascii() and number.isdecimal()):
             raise typer.BadParameter(f"--rank-of is {pair!r}, expected NAME=RANK")
         ranks[name] = int(number)
     of_updates = {"--layer": layer, "--skip": skip, "--rank-of": rank_of, "--budget": budget, "--rslora": rslora}
     for name, given in (of_updates | {"--dora": dora, "--init": init != "zero-b"}).items():
         if full and given:
             raise typer.BadParameter(f"--full trains all weights: leave out {name}")
+    if split is None and ((test_split and test is None) or (validation_split and validation is None)):
+        raise typer.BadParameter("--split is not given: rows of DATA to test or validate on would be trained on too")
     started = time.perf_counter()
     tokenizer = language.load_tokenizer(base)
     with terminal.waiting("reading examples"):
@@ -135,7 +137,7 @@ def train(
     asked |= {"checkpointing": checkpointing, "device": device, "bfloat16": bfloat16, "seed": seed}
     with terminal.stages_bar("training") as show:
         made = train_model(base, output, examples, judged, tests=tests, known=known, **asked, progress=show)
-    if int(os.environ.get("RANK", "0")):
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")):
         return
     if made["left_out"]:
         terminal.note(f"eckart: {made['left_out']:,} examples are longer than {context} tokens, and were left out")

@@ -153,6 +153,7 @@ def train(
         """Validate; whether it is time to stop."""
         assert validate is not None
         loss, done = validate(), len(state.losses)
+        loss = loss if math.isfinite(loss) else math.inf
         if not state.validated or loss < min(x for _, x in state.validated):
             state.best = {name: x.detach().to("cpu", copy=True) for name, x in parameters.items()}
         state.validated.append((done, loss))
@@ -168,6 +169,7 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, lr, warmup)
+        optimizer.zero_grad()  # also of what somebody else has left there
         total = torch.zeros((), device=tensors[0].device)
         try:
             for part in parts_at(step):
@@ -183,7 +185,6 @@ def train(
         add_up(_gradients(tensors))
         nn.utils.clip_grad_norm_(tensors, clip)
         optimizer.step()
-        optimizer.zero_grad()
         state.losses.append(total.item())
         if progress:
             progress(step + 1, steps, state.losses[-1])
@@ -193,6 +194,9 @@ def train(
     with torch.no_grad():
         for name, best in state.best.items():
             parameters[name].copy_(best)
+        if not all(bool(x.isfinite().all()) for x in tensors):  # the last step is followed by no loss
+            raise ValueError(f"what was trained is not finite: choose a smaller learning rate than {lr:g}")
+    optimizer.zero_grad()
     return Trained(state.losses, state.validated)
 
 

@@ -99,7 +99,7 @@ def test_only_the_assistant_counts_in_a_chat(tokenizer):
     assert [token for token, counted in zip(*found, strict=True) if counted] == [4, 5, 50, 7, 50]
     with pytest.raises(ValueError, match="nobody is the assistant"):
         encode([{"messages": [{"role": "user", "content": "w3"}]}], tokenizer)
-    with pytest.raises(ValueError, match="row 1: messages is 'w3'"):
+    with pytest.raises(ValueError, match="messages is 'w3'"):
         encode([{"messages": "w3"}], tokenizer)
     tokenizer.chat_template = "w3{{ messages | length }}"
     with pytest.raises(ValueError, match="rewrites what was said"):
@@ -112,12 +112,12 @@ def test_only_the_assistant_counts_in_a_chat(tokenizer):
         ({"a": "b"}, {}, "the rows have a, expected text"),
         ({"a": "b"}, {"prompt": "{a}"}, "for both"),
         ({"a": "b"}, {"prompt": "{c}", "completion": "x"}, "names 'c', and the rows have a"),
-        ({"a": None}, {"prompt": "{a}", "completion": "x"}, "row 1 has nothing where a pattern needs it"),
+        ({"a": None}, {"prompt": "{a}", "completion": "x"}, "a row has nothing in 'a'"),
         ({"a": "b"}, {"prompt": "{a.upper}", "completion": "x"}, r"names 'a\.upper'"),
         ({"a": "b"}, {"prompt": "{}", "completion": "x"}, "names ''"),
         ({"a": "b"}, {"prompt": "{a", "completion": "x"}, "expected '}'"),
-        ({"text": None}, {}, "row 1: text is None"),
-        ({"prompt": "", "completion": "w3"}, {}, "row 1: prompt is ''"),
+        ({"text": None}, {}, "a row has the text None"),
+        ({"prompt": "", "completion": "w3"}, {}, "a row has the prompt ''"),
     ],
 )
 def test_rows_that_are_no_examples_are_refused(tokenizer, row, patterns, message):
@@ -153,3 +153,39 @@ def test_files_are_read_and_what_is_wrong_is_said(tmp_path):
     (tmp_path / "d.csv").write_text("text\nw3\n")
     with pytest.raises(ValueError, match="has no column 'split'"):
         read_rows(tmp_path / "d.csv", "train")
+
+
+def test_cells_are_text_as_they_stand(tmp_path):
+    (tmp_path / "a.csv").write_text('prompt,completion\n"two\nlines, and a comma",007\ntrue,2020-01-02\n')
+    rows = read_rows(tmp_path / "a.csv")
+    assert rows == [
+        {"prompt": "two\nlines, and a comma", "completion": "007"},
+        {"prompt": "true", "completion": "2020-01-02"},
+    ]
+    (tmp_path / "long.csv").write_text("text\n" + '"one\ntwo\nthree"\n' * 100_000)
+    assert len(read_rows(tmp_path / "long.csv")) == 100_000
+    (tmp_path / "b.jsonl").write_text('{"a": "2020-01-02", "b": 1}\n{"a": "x", "b": "y"}\n')
+    assert read_rows(tmp_path / "b.jsonl") == [{"a": "2020-01-02", "b": 1}, {"a": "x", "b": "y"}]
+    for content, message in (("a,b\n1\n", "row 1 has more or fewer"), ("a\n1,2\n", "row 1 has more or fewer")):
+        (tmp_path / "c.csv").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            read_rows(tmp_path / "c.csv")
+    (tmp_path / "c.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="line 1 is no object"):
+        read_rows(tmp_path / "c.jsonl")
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    begin = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="w1 $A", special_tokens=[("w1", begin)])
+    (example,) = encode([{"prompt": "w3", "completion": "w4"}], tokenizer)
+    assert example == Example([begin, 3, 4, tokenizer.eos_token_id], [False, False, True, True])
+    assert encode([{"text": "w3"}], tokenizer)[0].tokens[:2] == [begin, 3]
+
+
+def test_a_template_that_refuses_is_one_sentence(tokenizer):
+    tokenizer.chat_template = "{{ raise_exception('no system here') }}"
+    with pytest.raises(ValueError, match=r"the chat template refuses .* no system here"):
+        encode([{"messages": [{"role": role, "content": "w3"} for role in ("system", "assistant")]}], tokenizer)

@@ -346,3 +346,23 @@ def test_a_budget_and_every_way_to_begin_train(llama, tmp_path, init):
     assert 1000 < made["trained_numbers"] <= 2000
     assert made["losses"][-1] < made["losses"][0] - 1
     assert len(load_adapter(tmp_path / "a").layers) < 21
+
+
+def test_a_budget_counts_magnitudes(llama, tmp_path):
+    made = train_model(llama, tmp_path / "a", tasks(20), budget=2000, dora=True, batch=2, context=24)
+    assert 1000 < made["trained_numbers"] <= 2000
+
+
+def test_a_tuned_model_of_sixteen_bits_is_written_as_it_was_measured(llama, tmp_path):
+    load_model(llama).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    held = tasks(10, seed=1)
+    made = train_model(tmp_path / "base", tmp_path / "out", tasks(20), held, full=True, context=24)
+    found = mean_loss(load_model(tmp_path / "out"), pack(held, 24)[0])
+    assert found == pytest.approx(min(loss for _, loss in made["validated"]), rel=1e-5)
+
+
+def test_what_counts_nothing_is_refused(llama, tmp_path):
+    nothing = [Example(x.tokens, [False] * len(x.tokens)) for x in tasks(5)]
+    for examples, held in ((nothing, ()), (tasks(5), nothing)):
+        with pytest.raises(ValueError, match="no token of the examples counts"):
+            train_model(llama, tmp_path / "a", examples, held, rank=2, context=24)

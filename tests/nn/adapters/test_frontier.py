@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -47,7 +45,7 @@ def test_what_is_there_is_not_run_again(asked):
     whole = trade(*asked, context=24)
     file = asked[-1] / "runs.jsonl"
     lines = file.read_text().splitlines()
-    file.write_text(lines[0] + "\n" + lines[1] + "\n" + lines[2][:40])  # damaged
+    file.write_text(lines[0] + "\n" + lines[1] + "\n")
     told = []
     again = trade(*asked, context=24, progress=lambda stage, *_: told.append(stage))
     assert all(stage.startswith("2 of 2, all weights") for stage in told)
@@ -56,7 +54,19 @@ def test_what_is_there_is_not_run_again(asked):
     trade(*asked, context=24, epochs=2, progress=lambda stage, *_: told.append(stage))
     assert told[-1].startswith("2 of 2"), "other settings are other runs"
     assert len(file.read_text().splitlines()) == 3 + 3
-    assert json.loads(file.read_text().splitlines()[0])["run"] == "base"
+    before = file.read_text() + '{"a": 1}\n'
+    file.write_text(before)
+    with pytest.raises(FileExistsError, match="of something else"):
+        trade(*asked, context=24)
+    assert file.read_text() == before
+
+
+def test_a_rate_that_is_too_large_ends_its_run_and_no_other(asked):
+    base, wild, tame = trade(*asked[:4], runs_of([2], [1e30, 1e-3], []), asked[-1], context=24)
+    assert wild == {"method": "rank 2", "rank": 2, "lr": 1e30}
+    assert tame["loss"] < base["loss"]
+    (compared,) = at_equal_learning([base, wild, tame])
+    assert compared["best"] == tame
 
 
 def test_accuracy_is_for_few_answers_after_prompts(llama, windows):

@@ -336,3 +336,10 @@ def test_who_watches_the_base_still_sees_it():
     network["layer"].base.register_forward_hook(lambda *_: seen.append(1))
     network["layer"](torch.randn(2, 12))
     assert seen == [1]
+
+
+def test_a_bias_that_is_trained_gets_its_gradient():
+    network = adapted("linear")
+    network["layer"].base.bias.requires_grad_(True)
+    network["layer"](torch.randn(2, 12)).sum().backward()
+    assert network["layer"].base.bias.grad.tolist() == [2.0] * 9

@@ -14,6 +14,8 @@ again with each example, by which models of transformers keep each one's attenti
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import string
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
-from pyarrow import csv, json, parquet
+from pyarrow import parquet
 
 __all__ = ["UNCOUNTED", "Example", "Packed", "drawn", "encode", "pack", "read_rows"]
 
@@ -70,25 +72,52 @@ def read_rows(path: str | os.PathLike[str], split: str | None = None) -> list[di
     kind = Path(path).suffix.lower()
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        if kind == ".parquet":
-            table = parquet.read_table(path)
-        elif kind == ".csv":
-            table = csv.read_csv(path)
-        elif kind in (".jsonl", ".ndjson", ".json"):
-            table = json.read_json(path)
-        else:
-            raise ValueError(f"{path}: examples are read from .jsonl, .parquet and .csv, not from {kind or 'this'!r}")
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-    if split is not None:
-        if "split" not in table.column_names:
-            raise ValueError(f"{path} has no column 'split': it has {', '.join(table.column_names)}")
-        rows = [row for row in table.to_pylist() if row["split"] == split]
-    else:
-        rows = table.to_pylist()
+    readers = {".parquet": _parquet, ".csv": _csv, ".jsonl": _lines, ".ndjson": _lines}
+    if kind not in readers:
+        raise ValueError(f"{path}: examples are read from .jsonl, .parquet and .csv, not from {kind or 'this'!r}")
+    rows = readers[kind](Path(path))
+    if split is not None and rows:
+        if not any("split" in row for row in rows):
+            raise ValueError(f"{path} has no column 'split': it has {', '.join(sorted(rows[0]))}")
+        rows = [row for row in rows if row.get("split") == split]
     if not rows:
         raise ValueError(f"{path} has no rows" + (f" of the split {split!r}" if split is not None else ""))
+    return rows
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _csv(path: Path) -> list[dict[str, Any]]:
+    """Rows as text: 007 stays what it is."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    for place, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}: row {place:,} has more or fewer cells than the header")
+    return rows
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    with path.open("rb") as file:
+        for place, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {place:,} is no JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}: line {place:,} is no object: expected one a line")
+            rows.append(row)
     return rows
 
 
@@ -129,26 +158,16 @@ def encode(
     """
     if (prompt is None) != (completion is None):
         raise ValueError("give patterns for both the prompt and the completion, or for neither")
-    columns = set(rows[0])
+    columns = {name for row in rows for name in row}
     if prompt is not None and completion is not None:
-        parsed = [field for pattern in (prompt, completion) for _, field, _, _ in string.Formatter().parse(pattern)]
-        used = [name for name in parsed if name is not None]
-        for name in used:
-            if name not in columns:
-                raise ValueError(f"the pattern names {name!r}, and the rows have {', '.join(sorted(columns))}")
-        for place, row in enumerate(rows, 1):
-            if any(row[name] in (None, "") for name in used):
-                raise ValueError(f"row {place:,} has nothing where a pattern needs it: {dict(row)!r:.80}")
-        return [_answered(tokenizer, prompt.format_map(row), completion.format_map(row)) for row in rows]
+        patterns = [_parsed(pattern, columns) for pattern in (prompt, completion)]
+        return [_answered(tokenizer, *(_filled(pattern, row) for pattern in patterns)) for row in rows]
     if "messages" in columns:
-        return [_chat(tokenizer, row["messages"], place) for place, row in enumerate(rows, 1)]
+        return [_chat(tokenizer, row.get("messages")) for row in rows]
     if {"prompt", "completion"} <= columns:
-        return [
-            _answered(tokenizer, _text(row, "prompt", place), _text(row, "completion", place))
-            for place, row in enumerate(rows, 1)
-        ]
+        return [_answered(tokenizer, _text(row, "prompt"), _text(row, "completion")) for row in rows]
     if "text" in columns:
-        ids = [[*_ids(tokenizer, _text(row, "text", place)), *_end(tokenizer)] for place, row in enumerate(rows, 1)]
+        ids = [[*_begin(tokenizer), *_ids(tokenizer, _text(row, "text")), *_end(tokenizer)] for row in rows]
         return [Example(tokens, [True] * len(tokens)) for tokens in ids]
     raise ValueError(
         f"the rows have {', '.join(sorted(columns))}, expected text, prompt and completion, or messages: "
@@ -213,11 +232,11 @@ def pack(examples: Sequence[Example], context: int, pad: int = 0, together: bool
         for index in window:
             ids, counted = examples[index]
             stop = start + len(ids)
-            tokens[row, start:stop] = torch.tensor(ids)
+            tokens[row, start:stop] = torch.tensor(ids, dtype=torch.int64)
             positions[row, start:stop] = torch.arange(len(ids))
             owners[row, start:stop] = index
             # Nothing of this example stands before its first token: it cannot be predicted.
-            kept = torch.tensor(counted) & (torch.arange(len(ids)) > 0)
+            kept = torch.tensor(counted, dtype=torch.bool) & (torch.arange(len(ids)) > 0)
             labels[row, start:stop] = torch.where(kept, tokens[row, start:stop], UNCOUNTED)
             start = stop
         positions[row, start:] = torch.arange(context - start)  # what fills up is an example of its own
@@ -228,42 +247,80 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
+def _begin(tokenizer: Any) -> list[int]:
+    """Give the beginning of text, where the tokenizer puts one: what the model was trained with."""
+    ids = list(tokenizer("", verbose=False)["input_ids"])
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
 def _end(tokenizer: Any) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
-def _text(row: Mapping[str, Any], column: str, place: int) -> str:
-    if not isinstance(row[column], str) or not row[column]:
-        raise ValueError(f"row {place:,}: {column} is {row[column]!r}, expected a text")
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if not isinstance(row.get(column), str) or not row[column]:
+        raise ValueError(f"a row has the {column} {row.get(column)!r:.60}, expected a text: {dict(row)!r:.80}")
     return row[column]
 
 
+def _parsed(pattern: str, columns: set[str]) -> list[tuple[str, str | None, str]]:
+    """Take a pattern apart: text, and the column and format that follow it."""
+    try:
+        parts = [(text, name, spec or "") for text, name, spec, _ in string.Formatter().parse(pattern)]
+    except ValueError as error:
+        raise ValueError(f"the pattern {pattern!r:.60}: {error}") from None
+    for _, name, spec in parts:
+        if name is not None and (name not in columns or "{" in spec):
+            raise ValueError(f"the pattern names {name!r}, and the rows have {', '.join(sorted(columns))}")
+    return parts
+
+
+def _filled(parts: list[tuple[str, str | None, str]], row: Mapping[str, Any]) -> str:
+    said = []
+    for text, name, spec in parts:
+        said.append(text)
+        if name is None:
+            continue
+        if row.get(name) in (None, ""):
+            raise ValueError(f"a row has nothing in {name!r}, where a pattern needs it: {dict(row)!r:.80}")
+        try:
+            said.append(format(row[name], spec))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a pattern cannot write {name!r} of the row {dict(row)!r:.80}: {error}") from None
+    return "".join(said)
+
+
 def _answered(tokenizer: Any, prompt: str, completion: str) -> Example:
-    asked, answer = _ids(tokenizer, prompt), [*_ids(tokenizer, completion), *_end(tokenizer)]
+    asked = [*_begin(tokenizer), *_ids(tokenizer, prompt)]
+    answer = [*_ids(tokenizer, completion), *_end(tokenizer)]
     return Example(asked + answer, [False] * len(asked) + [True] * len(answer))
 
 
-def _chat(tokenizer: Any, messages: Any, place: int) -> Example:
+def _chat(tokenizer: Any, messages: Any) -> Example:
+    """Tokens of a chat, its new text tokenized each time somebody begins to speak: as when it is answered."""
     if not tokenizer.chat_template:
         raise ValueError("the rows are chats, and the tokenizer has no chat template")
     try:
         roles = [message["role"] for message in messages]
     except (TypeError, KeyError):
-        raise ValueError(f"row {place:,}: messages is {messages!r:.60}, expected a list of role and content") from None
+        raise ValueError(f"messages is {messages!r:.60}, expected a list of role and content") from None
     tokens: list[int] = []
     counted: list[bool] = []
-
-    def grown(until: int, ask: bool, counts: bool) -> None:
-        text = tokenizer.apply_chat_template(messages[:until], tokenize=False, add_generation_prompt=ask)
-        ids = _ids(tokenizer, text)
-        if ids[: len(tokens)] != tokens:
-            raise ValueError("the tokenizer's chat template rewrites what was said before: its answers cannot be told")
-        counted.extend([counts] * (len(ids) - len(tokens)))
-        tokens.extend(ids[len(tokens) :])
-
+    before = ""
     for turn in (i for i, role in enumerate(roles) if role == "assistant"):
-        grown(turn, ask=True, counts=False)
-        grown(turn + 1, ask=False, counts=True)
+        for until, ask in ((turn, True), (turn + 1, False)):
+            try:
+                text = tokenizer.apply_chat_template(messages[:until], tokenize=False, add_generation_prompt=ask)
+            except Exception as error:  # templates are programs, and raise what they like
+                raise ValueError(f"the chat template refuses {messages!r:.60}: {str(error)[:100]}") from None
+            if not text.startswith(before):
+                raise ValueError(
+                    "the tokenizer's chat template rewrites what was said before: its answers cannot be told"
+                )
+            ids = _ids(tokenizer, text[len(before) :])
+            tokens += ids
+            counted += [not ask] * len(ids)
+            before = text
     if not tokens:
-        raise ValueError(f"row {place:,}: nobody is the assistant in this chat")
+        raise ValueError(f"nobody is the assistant in the chat {messages!r:.60}")
     return Example(tokens, counted)

@@ -243,7 +243,8 @@ def finetune(
     batch : int
         Windows a step.
     at_once : int
-        Windows of them that are read at a time: more take more memory. The step is the same.
+        Windows of them that are read at a time: more take more memory. But for the model's own dropout the step is the
+        same.
     warmup, weight_decay, validate_every, patience, checkpoint, run, progress
         See `eckart.nn.train.train`.
     bfloat16 : bool
@@ -269,13 +270,15 @@ def finetune(
 
     def parts_at(step: int) -> Iterator[torch.Tensor]:
         epoch, place = divmod(step, a_pass)
-        order = torch.randperm(len(windows.tokens), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = torch.randperm(
+            len(windows.tokens), generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        )
         read = windows.rows(order[place * batch : (place + 1) * batch])
         counted = max(1, int((read.labels != UNCOUNTED).sum()))
         network.train()
         for start in range(first * at_once, len(read.tokens), world * at_once):
             with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.autocast(**rounded):
-                torch.manual_seed((seed * 1_000_003 + step) * 4_099 + start)
+                torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + start) % 2**63)
                 losses, _ = counted_losses(network, read.rows(slice(start, start + at_once)))
             yield losses.sum() / counted
 

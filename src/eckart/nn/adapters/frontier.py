@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +97,13 @@ def trade(
     -------
     list of dict
         The base first: ``method``, ``rank``, ``lr``, ``loss``, ``accuracy`` where there is one, ``known_loss``, its
-        ``rise`` above the base's, ``trained_numbers`` and ``seconds``.
+        ``rise`` above the base's, ``trained_numbers`` and ``seconds``. Of a run whose numbers left the finite ones only
+        the first three.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, ValueError
+        The folder has a runs.jsonl of something else; no such model, or nothing that fits.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,9 +149,18 @@ def trade(
             continue
         stage = f"{place} of {len(runs)}, {name}: "
         told = partial(_told, progress, stage)
-        found = tuned(run, name, told)
-        before = rows["base"]["known_loss"] if run else found["known_loss"]
-        rows[name] = {"run": name, "identity": identity, **found, "rise": found["known_loss"] - before}
+        try:
+            found = tuned(run, name, told)
+        except ValueError as error:
+            if "not finite" not in str(error) or run is None:
+                raise
+            found = {"method": run.method, "rank": run.rank, "lr": run.lr}
+        if run and not math.isfinite(found.get("loss", 0.0) + found.get("known_loss", 0.0)):
+            found = {name: found[name] for name in ("method", "rank", "lr")}
+        if "known_loss" in found:
+            before = rows["base"]["known_loss"] if run else found["known_loss"]
+            found["rise"] = found["known_loss"] - before
+        rows[name] = {"run": name, "identity": identity, **found}
         there.append(rows[name])
         part = folder / f"{_FILE}.part"
         part.write_text("".join(json.dumps(row) + "\n" for row in there), "utf-8")
@@ -160,23 +176,21 @@ def _told(progress: Progress | None, stage: str, what: str, done: int, total: in
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file; lines that are none do not count."""
+    """The rows of a file of ours."""
     if not file.is_file():
         return []
-    rows = []
-    for line in file.read_text("utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and {"run", "identity", "known_loss"} <= row.keys():
-            rows.append(row)
+    try:
+        rows: list[Any] = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    except ValueError:
+        rows = [None]
+    if not all(isinstance(row, dict) and {"run", "identity", "method"} <= row.keys() for row in rows):
+        raise FileExistsError(f"{file} is damaged or of something else: choose a new name, or delete it")
     return rows
 
 
 def figure_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, bool]:
     """Say which figure tells how much was learned, and whether more of it is better."""
-    return ("accuracy", True) if all("accuracy" in row for row in rows) else ("loss", False)
+    return ("accuracy", True) if all("accuracy" in row for row in rows if "loss" in row) else ("loss", False)
 
 
 def at_equal_learning(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -201,7 +215,9 @@ def at_equal_learning(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     [('rank 4', 0.1, 0.1), ('all', 0.5, 0.2)]
     """
     name, more = figure_of(rows)
-    tuned = [row for row in rows if row["method"] != "base"]
+    tuned = [row for row in rows if row["method"] != "base" and name in row]
+    if not tuned:
+        return []
     methods = list(dict.fromkeys(row["method"] for row in tuned))
 
     def gain(row: Mapping[str, Any]) -> float:

@@ -93,9 +93,11 @@ class LoRA(nn.Module):
         """Apply the layer."""
         base, W = self.base, self.base.weight
         linear = self.magnitude is None and not isinstance(base, nn.Embedding | nn.Conv2d)
-        hooked = "forward" in vars(base) or base._forward_hooks or base._forward_pre_hooks  # (by whoever watches it)
+        watched = base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or base._backward_pre_hooks
+        hooked = "forward" in vars(base) or watched
+        frozen = not W.requires_grad and (self.bias is None or not self.bias.requires_grad)
         one = x.dtype == W.dtype == self.A.dtype and not torch.is_autocast_enabled(x.device.type)
-        if linear and one and not hooked and not W.requires_grad:
+        if linear and one and frozen and not hooked:
             return _Product.apply(x, matrix_of(base), self.bias, self.A, self.B, self.scale)
         return self.added(base(x), x)
 
@@ -105,7 +107,7 @@ class LoRA(nn.Module):
             casts = torch.is_autocast_enabled(y.device.type)
             z = F.linear(x if casts else x.to(self.A.dtype), self.A)
             if casts or y.dtype == z.dtype:  # in one product, which goes through y once
-                rows = torch.addmm(y.flatten(end_dim=-2), z.flatten(end_dim=-2), self.B.T, alpha=self.scale)
+                rows = torch.addmm(y.reshape(-1, y.shape[-1]), z.reshape(-1, self.rank), self.B.T, alpha=self.scale)
                 return rows.view_as(y).to(y.dtype)
         more = self.scale * self._update(x)
         if self.magnitude is None:

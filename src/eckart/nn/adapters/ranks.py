@@ -92,14 +92,16 @@ def moments_of(layers: Mapping[str, Any], run: Callable[[], object]) -> dict[str
     return {name: total / max(1, rows[name]) for name, total in sums.items()}
 
 
-def ranks_within(gradients: Mapping[str, torch.Tensor], numbers: int) -> dict[str, int]:
+def ranks_within(gradients: Mapping[str, torch.Tensor], numbers: int, dora: bool = False) -> dict[str, int]:
     """Choose the ranks of updates so that they have at most so many numbers and follow the gradients best.
 
     Parameters
     ----------
     gradients : mapping of str to Tensor of shape (m, n)
     numbers : int
-        Of all updates' A and B together.
+        Of all updates' A and B together, and of magnitudes.
+    dora : bool
+        Whether an adapted layer has magnitudes as well, m of them.
 
     Returns
     -------
@@ -120,12 +122,13 @@ def ranks_within(gradients: Mapping[str, torch.Tensor], numbers: int) -> dict[st
     costs, losses = [], []
     for G in gradients.values():
         squares = torch.linalg.svdvals(G.double()).square().numpy()
-        costs.append(np.arange(len(squares) + 1) * sum(G.shape))
+        ranks = np.arange(len(squares) + 1)
+        costs.append(ranks * sum(G.shape) + (ranks > 0) * (G.shape[0] if dora else 0))
         losses.append(np.concatenate([np.cumsum(squares[::-1])[::-1], [0.0]]))
     if not any(loss[0] > 0 for loss in losses):
         raise ValueError("every gradient is 0: ranks cannot be told from these examples")
-    ranks = dict(zip(gradients, allocate(costs, losses, numbers), strict=True))
-    if not any(ranks.values()):
-        least = min(sum(G.shape) for G in gradients.values())
+    chosen = dict(zip(gradients, allocate(costs, losses, numbers), strict=True))
+    if not any(chosen.values()):
+        least = min(int(cost[1]) for cost in costs)
         raise ValueError(f"a budget of {numbers:,} numbers adapts no layer, expected at least {least:,}")
-    return ranks
+    return chosen

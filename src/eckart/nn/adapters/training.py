@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import eckart
@@ -154,6 +155,11 @@ def train_model(
         check_windows(network, context, together)
         windows, left_out = pack(examples, context, together=together)
         judged = pack(held, context, together=together)[0] if held else None
+        for packed in (windows, *(() if judged is None else (judged,))):
+            if not bool((packed.labels >= 0).any()):
+                raise ValueError(
+                    "no token of the examples counts: there is nothing to learn, or nothing to validate on"
+                )
         network.to(place)
         before = learned(network, tests, known, context, together, told)
         rate = (FULL_RATE if full else LORA_RATE) if lr is None else lr
@@ -264,7 +270,7 @@ def adapt(
     if budget is not None and gradients is not None:
         if ranks:
             raise ValueError("ranks follow from the budget: give one of the two")
-        ranks = {name: k for name, k in ranks_within(gradients, budget).items() if k}
+        ranks = {name: k for name, k in ranks_within(gradients, budget, dora).items() if k}
         layers = {name: layers[name] for name in ranks}
         patterns, skip = tuple(ranks), ()
     known = None
@@ -318,12 +324,14 @@ def _said(
 
 
 def _save_model(network: Any, base: str | os.PathLike[str], out: str | os.PathLike[str], made: dict[str, Any]) -> None:
-    """Write a tuned model as its base was stored: its dtype, its names, what stood beside the weights."""
-    weights = Weights(base)
-    dtype = next((x.dtype for x in map(weights.read, weights) if x.is_floating_point()), torch.float32)
-    with replaced_whole(out, weights.bytes()) as scratch:
+    """Write a tuned model in float32, as it was measured, and what stood beside the weights of its base."""
+    size = sum(x.nbytes for x in network.parameters())
+    with replaced_whole(out, size) as scratch:
         copy_rest(Path(base), scratch)
-        with quiet():
-            network.to("cpu", dtype).save_pretrained(scratch)
+        try:
+            with quiet():
+                network.to("cpu").save_pretrained(scratch)
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{out}: cannot be written: {error}") from None
         facts = {"eckart": eckart.__version__, "tuned": True, **made}
         (scratch / "eckart.json").write_text(json.dumps(facts, indent=1) + "\n", "ascii")
